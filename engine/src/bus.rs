@@ -1,0 +1,248 @@
+//! The contract between the bridge and a bus (`local` now, `redis` later), as data, and the local bus.
+//!
+//! Contract, for every implementation. The names are those of ORDERING.md, and so are the rules:
+//! - **Order.** Each seq of a room is decided once per generation, published or void, in `Publish` and `Void2`.
+//! - **Epoch.** A bus that lost a room's state, or never had it, answers `NeedInit`; the bridge then rebuilds the room
+//!   from the store (`Begin`, the store's compare-and-set, `Finish`) under the next generation.
+//! - **Idempotency.** `Sequence` of a (user, client id) seen before gives the old seq (`Done`) or `Wait`, never a new one,
+//!   within the window of `DEDUPE_MESSAGES` to twice that many messages.
+//! - **A lost wake-up** ([`BusEvent`]) loses nothing: seq is the truth. `Head` says what a receiver should have.
+//! - **When it is full**, or the other side is away, a request is answered with `Failed` (unknown outcome: repeat, or
+//!   find out with `Head`); a request is never dropped in silence and never blocks.
+//! - Every request is answered exactly once, in the order of the requests of one room.
+
+use crate::names::{RoomId, UserId};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// W: how far `seq` may run ahead of `stable`.
+pub const PENDING_MESSAGES_MAX: u64 = 2_048;
+/// D: the least number of messages that the dedupe window spans.
+pub const DEDUPE_MESSAGES: u64 = 2_048;
+
+/// Identifies a message across retries: who, and the client's id for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DedupeKey {
+    /// The author.
+    pub user: UserId,
+    /// The client's id, or one that the server made.
+    pub client_id: Arc<str>,
+}
+
+/// One message that wants a seq.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "ORDERING.md's own names")]
+pub struct SequenceItem {
+    pub key: DedupeKey,
+    pub attempt: u64,
+    pub timestamp: u64,
+}
+
+/// The answer for one [`SequenceItem`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "ORDERING.md's own names")]
+pub enum Sequenced {
+    /// The seq is this attempt's to write.
+    Mine { generation: u64, seq: u64, timestamp: u64 },
+    /// Another attempt of the same message is under way at that seq since `age_ms`.
+    Wait { generation: u64, seq: u64, age_ms: u64 },
+    /// The message was published before, with these ids.
+    Done { generation: u64, seq: u64, timestamp: u64 },
+    /// Too many are pending; the oldest since `age_ms`.
+    Busy { generation: u64, seq: u64, age_ms: u64 },
+}
+
+/// One durable message to publish. `payload` is the client-visible JSON.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "ORDERING.md's own names")]
+pub struct PublishItem {
+    pub generation: u64,
+    pub seq: u64,
+    pub key: DedupeKey,
+    pub attempt: u64,
+    pub payload: Bytes,
+    /// When the message came in, for the latency histograms; 0 if unknown.
+    pub received_us: u64,
+}
+
+/// One entry of the dedupe window, for `Finish`.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "ORDERING.md's own names")]
+pub struct DedupeEntry {
+    pub key: DedupeKey,
+    pub seq: u64,
+    pub generation: u64,
+    pub timestamp: u64,
+}
+
+/// What the bridge asks. Each names one room; the bridge batches per room, the redis bus pipelines rooms.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "ORDERING.md's own names")]
+pub enum BusRequest {
+    /// SEQ. Reply: `Sequenced`, one answer per item, in order.
+    Sequence { room: RoomId, items: Vec<SequenceItem> },
+    /// PUB. Reply: `Published`, one answer per item: whether it is published (now or before); `false` = GONE.
+    Publish { room: RoomId, items: Vec<PublishItem> },
+    /// VOID1. Reply: `Voiding`.
+    Void1 { room: RoomId, generation: u64, seq: u64, min_age_ms: u64 },
+    /// VOID2. Reply: `Voided`.
+    Void2 { room: RoomId, generation: u64, seq: u64 },
+    /// HEAD. Reply: `Head`.
+    Head { room: RoomId },
+    /// BEGIN. Reply: `Begun`.
+    Begin { room: RoomId, token: u64 },
+    /// FINISH. Reply: `Finished`.
+    Finish { room: RoomId, token: u64, generation: u64, last: u64, dedupe: Vec<DedupeEntry> },
+    /// RETIRE. Reply: `Retired`.
+    Retire { room: RoomId, generation: u64 },
+    /// Hear the room's events from now on. Reply: `Subscribed`. Idempotent.
+    Subscribe { room: RoomId },
+    /// Hear them no longer. No reply.
+    Unsubscribe { room: RoomId },
+    /// Send an event without a seq to every node with members, at most once. No reply.
+    Ephemeral { room: RoomId, payload: Bytes },
+}
+
+/// What the bus answers.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "ORDERING.md's own names")]
+pub enum BusReply {
+    Sequenced {
+        room: RoomId,
+        answers: Vec<Sequenced>,
+    },
+    Published {
+        room: RoomId,
+        answers: Vec<bool>,
+    },
+    Voiding {
+        room: RoomId,
+        seq: u64,
+        answer: Voiding,
+    },
+    /// `false` = GONE.
+    Voided {
+        room: RoomId,
+        seq: u64,
+        applied: bool,
+    },
+    Head {
+        room: RoomId,
+        head: Head,
+    },
+    Begun {
+        room: RoomId,
+        answer: Begun,
+    },
+    Finished {
+        room: RoomId,
+        answer: Finished,
+    },
+    Retired {
+        room: RoomId,
+    },
+    Subscribed {
+        room: RoomId,
+    },
+    /// The room is not live: rebuild it. Stands in place of any reply but `Begun`, `Finished`, `Subscribed`.
+    NeedInit {
+        room: RoomId,
+    },
+    /// Unknown outcome: the bus is away, full, or did not answer in time. Stands in place of any reply.
+    Failed {
+        room: RoomId,
+        retry_after_ms: u32,
+    },
+}
+
+/// The answer to VOID1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "ORDERING.md's own names")]
+pub enum Voiding {
+    Ok,
+    Gone,
+    Decided,
+    Wait,
+}
+
+/// The answer to HEAD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "ORDERING.md's own names")]
+pub struct Head {
+    pub generation: u64,
+    pub base: u64,
+    pub seq: u64,
+    pub stable: u64,
+    /// The lowest pending seq and since when, in ms; `None` when nothing is pending.
+    pub pending: Option<(u64, u64)>,
+}
+
+/// The answer to BEGIN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "ORDERING.md's own names")]
+pub enum Begun {
+    Ok,
+    Live,
+    Wait,
+}
+
+/// The answer to FINISH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "ORDERING.md's own names")]
+pub enum Finished {
+    Ok,
+    Live,
+    Refused,
+}
+
+/// What a subscriber hears. Hints: any of them may be lost, doubled or late.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "ORDERING.md's own names")]
+pub enum BusEvent {
+    Message {
+        room: RoomId,
+        generation: u64,
+        seq: u64,
+        base: u64,
+        stable: u64,
+        payload: Bytes,
+        received_us: u64,
+    },
+    Ephemeral {
+        room: RoomId,
+        payload: Bytes,
+    },
+    /// From `rw:ctl`: a new generation, or a voided seq.
+    Control {
+        room: RoomId,
+        generation: u64,
+        base: u64,
+        void: Option<u64>,
+    },
+    /// The subscription was lost and made again: look at the head of every room.
+    Lost,
+}
+
+/// The bus of a node that stands alone: ORDERING.md's scripts under one owner, in process.
+#[derive(Debug)]
+pub struct LocalBus {}
+
+impl LocalBus {
+    /// A bus without any room: each is initialised at its first publish, under a new generation.
+    #[must_use]
+    pub fn new() -> LocalBus {
+        LocalBus {}
+    }
+
+    /// Answers a request at once; what subscribers hear is appended to `events`, in order.
+    pub fn handle(&mut self, now: crate::Now, request: BusRequest, events: &mut Vec<BusEvent>) -> Option<BusReply> {
+        let _ = (now, request, events);
+        todo!()
+    }
+}
+
+impl Default for LocalBus {
+    fn default() -> LocalBus {
+        LocalBus::new()
+    }
+}
