@@ -1,2 +1,3 @@
-//! placeholder
+//! The `roomwire` binary.
+
 fn main() {}

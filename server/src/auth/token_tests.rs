@@ -1,0 +1,3 @@
+//! Which tokens count, and a corpus of hostile ones that must not.
+
+use super::*;
