@@ -1,0 +1,191 @@
+//! The data directory and the database in it: lock, format version, open, open again.
+//!
+//! ```text
+//! <data.dir>/roomwire.lock   held by flock; contains the pid of the holder
+//! <data.dir>/format          "roomwire-store 1"
+//! <data.dir>/messages/       fjall
+//! ```
+
+use super::{EmbeddedConfig, Fsync, OpenError, journal};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+/// The version of the directory's layout and of all keys and values.
+const FORMAT: u32 = 1;
+const FORMAT_NAME: &str = "roomwire-store";
+/// A memtable this large is written out as a file; each table may hold a few of them in memory.
+const MEMTABLE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// All journals together; they are read back at each start.
+const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// fjall stops the committing thread inside a commit at four sealed memtables, and for good if their writer has died of
+/// a full disk. So we refuse before it comes to that: one commit seals at most one.
+const SEALED_MEMTABLES_MAX: usize = 2;
+/// The same for unmerged files of a table: fjall slows down at 20 and stops at 30.
+const UNMERGED_FILES_MAX: usize = 26;
+
+/// The open database. Cheap to clone; it is closed when the last clone is gone.
+#[derive(Clone)]
+pub(super) struct Tables {
+    pub(super) database: Database,
+    /// Rows and void markers.
+    pub(super) messages: Keyspace,
+    /// Who has read what.
+    pub(super) receipts: Keyspace,
+    /// Each room's facts.
+    pub(super) rooms: Keyspace,
+}
+
+impl Tables {
+    /// Whether a commit could be stopped inside fjall for long.
+    pub(super) fn congested(&self) -> bool {
+        [&self.messages, &self.receipts, &self.rooms].iter().any(|table| {
+            table.sealed_memtable_count() > SEALED_MEMTABLES_MAX || table.l0_table_count() > UNMERGED_FILES_MAX
+        })
+    }
+}
+
+/// The data directory, locked for this process.
+pub(super) struct DataDir {
+    path: PathBuf,
+    /// Unlocked when closed.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory if need be, locks it, checks its format.
+    pub(super) fn claim(path: &Path) -> Result<DataDir, OpenError> {
+        let at = |error: io::Error| OpenError::Io { path: path.to_owned(), error };
+        std::fs::create_dir_all(path).map_err(at)?;
+        let lock = claim_lock(path)?;
+        check_format(path)?;
+        Ok(DataDir { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Where fjall lives.
+    pub(super) fn database_path(&self) -> PathBuf {
+        self.path.join("messages")
+    }
+
+    /// Bytes that an unprivileged process may still write here.
+    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        free_bytes(&self.path)
+    }
+
+    /// Opens the database; cuts a torn last write first where fjall asks for it.
+    pub(super) fn open(&self, config: &EmbeddedConfig) -> Result<Tables, OpenError> {
+        match self.open_once(config) {
+            Err(fjall::Error::JournalRecovery(error)) => {
+                let database = self.database_path();
+                let cut = journal::cut_torn_tail(&database).map_err(|error| self.io(error))?;
+                if !cut {
+                    return Err(OpenError::Damaged { path: database, error: format!("{error:?}") });
+                }
+                if config.fsync == Fsync::Always {
+                    tracing::warn!("the store's last write was torn, by a power loss perhaps, and never acked: removed it");
+                } else {
+                    tracing::warn!("the store's last write was torn and is removed; store.fsync = always would keep all");
+                }
+                self.open_once(config).map_err(|error| self.database_error(error))
+            }
+            other => other.map_err(|error| self.database_error(error)),
+        }
+    }
+
+    fn open_once(&self, config: &EmbeddedConfig) -> fjall::Result<Tables> {
+        let database = Database::builder(self.database_path())
+            .cache_size(config.cache_bytes)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
+            // Chat messages are short: compressing them one by one costs time and gains nothing.
+            .journal_compression(fjall::CompressionType::None)
+            // Two, so that a long compaction never stands before a flush.
+            .worker_threads(2)
+            .open()?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX);
+        Ok(Tables {
+            messages: database.keyspace("messages", options)?,
+            receipts: database.keyspace("receipts", options)?,
+            rooms: database.keyspace("rooms", options)?,
+            database,
+        })
+    }
+
+    fn io(&self, error: io::Error) -> OpenError {
+        OpenError::Io { path: self.path.clone(), error }
+    }
+
+    fn database_error(&self, error: fjall::Error) -> OpenError {
+        match error {
+            fjall::Error::Io(error) => self.io(error),
+            other => OpenError::Damaged { path: self.database_path(), error: format!("{other:?}") },
+        }
+    }
+}
+
+fn claim_lock(directory: &Path) -> Result<File, OpenError> {
+    let path = directory.join("roomwire.lock");
+    let at = |error: io::Error| OpenError::Io { path: path.clone(), error };
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(at)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            // A holder that has just started may not have written its pid yet.
+            let _ = file.take(32).read_to_string(&mut holder);
+            return Err(OpenError::InUse { path: directory.to_owned(), pid: holder.trim().parse().ok() });
+        }
+        Err(TryLockError::Error(error)) => return Err(at(error)),
+    }
+    file.set_len(0).and_then(|()| file.rewind()).map_err(at)?;
+    writeln!(file, "{}", std::process::id()).map_err(at)?;
+    Ok(file)
+}
+
+fn check_format(directory: &Path) -> Result<(), OpenError> {
+    let path = directory.join("format");
+    let at = |error: io::Error| OpenError::Io { path: path.clone(), error };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let version = text.trim().strip_prefix(FORMAT_NAME).and_then(|version| version.trim().parse().ok());
+            match version {
+                Some(version) if version > FORMAT => {
+                    Err(OpenError::Newer { path: directory.to_owned(), version, known: FORMAT })
+                }
+                Some(_) => Ok(()),
+                None => Err(OpenError::NotOurs { path: directory.to_owned() }),
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if directory.join("messages").exists() {
+                return Err(OpenError::NotOurs { path: directory.to_owned() });
+            }
+            // Written aside and renamed: a crash leaves either no file or a whole one.
+            let draft = directory.join("format.new");
+            let write = || {
+                let mut file = File::create(&draft)?;
+                writeln!(file, "{FORMAT_NAME} {FORMAT}")?;
+                file.sync_all()?;
+                std::fs::rename(&draft, &path)?;
+                File::open(directory)?.sync_all()
+            };
+            write().map_err(at)
+        }
+        Err(error) => Err(at(error)),
+    }
+}
+
+/// What `statvfs(3)` says is free for us.
+fn free_bytes(path: &Path) -> io::Result<u64> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let mut answer = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `path` is a C string that outlives the call, and `answer` is writable memory of the type that it fills.
+    if unsafe { libc::statvfs(path.as_ptr(), answer.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: statvfs returned 0, so it has filled `answer`.
+    let answer = unsafe { answer.assume_init() };
+    Ok(answer.f_bavail.saturating_mul(answer.f_frsize))
+}
