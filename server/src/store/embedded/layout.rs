@@ -94,14 +94,6 @@ pub(super) fn encode_row(row: &Row) -> Vec<u8> {
     value
 }
 
-/// The attempt that wrote a row, without decoding the rest.
-pub(super) fn attempt_of(value: &[u8]) -> Option<u64> {
-    match value {
-        [VALUE_VERSION, KIND_MESSAGE, rest @ ..] => Some(u64::from_le_bytes(*rest.first_chunk()?)),
-        _ => None,
-    }
-}
-
 pub(super) fn decode_row(room: &RoomId, seq: u64, generation: u64, value: &[u8]) -> Result<Stored, Unreadable> {
     let unreadable = Unreadable { what: "message" };
     let [VALUE_VERSION, kind, rest @ ..] = value else { return Err(unreadable) };
@@ -231,7 +223,6 @@ mod tests {
     #[test]
     fn a_row_comes_back_as_it_was() {
         let value = encode_row(&row());
-        assert_eq!(attempt_of(&value), Some(u64::MAX - 1));
         assert_eq!(decode_row(&row().room, 7, 2, &value).unwrap(), Stored::Message(row()));
         assert_eq!(decode_row(&row().room, 7, 2, &encode_void()).unwrap(), Stored::Void);
     }

@@ -8,6 +8,8 @@ use crossbeam_channel::{Receiver, Sender, select_biased};
 use fjall::Guard;
 use roomwire_engine::names::RoomId;
 use roomwire_engine::store::{From, ReadRow, RoomMeta, Row, StoreReply, StoreRequest, Ticket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The most readers listed with one message; a page must not grow with the size of the room.
 const READ_BY_MAX: usize = 200;
@@ -31,6 +33,7 @@ pub(super) struct Reader {
     requests: Receiver<Queued>,
     control: Receiver<Control>,
     outbox: Outbox,
+    waiting: Arc<AtomicU64>,
 }
 
 impl Reader {
@@ -39,8 +42,9 @@ impl Reader {
         requests: Receiver<Queued>,
         control: Receiver<Control>,
         outbox: Outbox,
+        waiting: Arc<AtomicU64>,
     ) -> Reader {
-        Reader { tables: Some(tables), requests, control, outbox }
+        Reader { tables: Some(tables), requests, control, outbox, waiting }
     }
 
     /// Runs until the handle is dropped.
@@ -60,6 +64,7 @@ impl Reader {
                 },
                 recv(self.requests) -> request => match request {
                     Ok((_, request)) => {
+                        self.waiting.fetch_sub(1, Ordering::Relaxed);
                         let reply = answer(self.tables.as_ref(), request);
                         self.outbox.put(StoreEvent::Reply(reply));
                         self.outbox.wake();
@@ -113,8 +118,7 @@ fn page(tables: &Tables, ticket: Ticket, range: &Range) -> Result<StoreReply, Re
     if first >= range.before {
         return Ok(empty);
     }
-    let guards =
-        tables.messages.range(layout::seq_key(&range.room, first)..layout::seq_key(&range.room, range.before));
+    let guards = tables.messages.range(layout::seq_key(&range.room, first)..layout::seq_key(&range.room, range.before));
     let (rows, cut) = match range.from {
         From::Oldest => collect(range, guards)?,
         From::Newest => {

@@ -6,7 +6,7 @@ use super::EmbeddedConfig;
 use super::layout::{self, Stored};
 use super::read::{ReadError, facts};
 use super::tables::Tables;
-use fjall::WriteBatch;
+use fjall::OwnedWriteBatch as WriteBatch;
 use roomwire_engine::names::RoomId;
 use std::time::{Duration, Instant};
 

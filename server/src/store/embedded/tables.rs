@@ -83,9 +83,13 @@ impl DataDir {
                     return Err(OpenError::Damaged { path: database, error: format!("{error:?}") });
                 }
                 if config.fsync == Fsync::Always {
-                    tracing::warn!("the store's last write was torn, by a power loss perhaps, and never acked: removed it");
+                    tracing::warn!(
+                        "the store's last write was torn, by a power loss perhaps, and never acked: removed it"
+                    );
                 } else {
-                    tracing::warn!("the store's last write was torn and is removed; store.fsync = always would keep all");
+                    tracing::warn!(
+                        "the store's last write was torn and is removed; store.fsync = always would keep all"
+                    );
                 }
                 self.open_once(config).map_err(|error| self.database_error(error))
             }
@@ -126,8 +130,7 @@ impl DataDir {
 fn claim_lock(directory: &Path) -> Result<File, OpenError> {
     let path = directory.join("roomwire.lock");
     let at = |error: io::Error| OpenError::Io { path: path.clone(), error };
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(at)?;
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(at)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

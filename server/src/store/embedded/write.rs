@@ -7,10 +7,10 @@ use super::tables::{DataDir, Tables};
 use super::{EmbeddedConfig, Fsync, Outbox, Queued, journal};
 use crate::store::{StoreEvent, StoreFigures, StoreState};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use fjall::{PersistMode, WriteBatch};
+use fjall::{OwnedWriteBatch as WriteBatch, PersistMode};
 use roomwire_engine::names::RoomId;
 use roomwire_engine::store::{Row, StoreReply, StoreRequest, Ticket};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ const IDLE: Duration = Duration::from_millis(250);
 const FIGURES_EVERY: Duration = Duration::from_secs(1);
 /// The pause between two tries to open a database that failed.
 const REOPEN_EVERY: Duration = Duration::from_millis(500);
+/// Free bytes without which a failed database is not opened again, whatever the reserve: opening writes a little.
+const REOPEN_BYTES: u64 = 4 * 1024 * 1024;
 /// What a refused write is told while the disk is full or broken.
 const RETRY_MS: u32 = 1_000;
 /// What a refused write is told while fjall is behind with its own files.
@@ -60,23 +62,16 @@ struct Broken {
 }
 
 /// One commit in the making.
-pub(super) struct Group<'a> {
-    pub(super) tables: &'a Tables,
-    pub(super) batch: WriteBatch,
-    pub(super) bytes: usize,
-    /// Places that this batch writes and what of: the table does not show them yet.
-    rows: HashMap<Vec<u8>, Pending>,
-    receipts: HashMap<Vec<u8>, ()>,
+struct Group<'a> {
+    tables: &'a Tables,
+    batch: WriteBatch,
+    /// What this batch writes, since the tables do not show it yet: places of rows and markers, voided seqs, receipts.
+    places: HashSet<Vec<u8>>,
+    voided: HashSet<Vec<u8>>,
+    receipts: HashSet<Vec<u8>>,
     facts: HashMap<RoomId, Facts>,
     replies: Vec<(Instant, StoreReply)>,
     appended: u64,
-}
-
-/// What a batch writes in a row's place.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Pending {
-    Row,
-    Void,
 }
 
 impl Writer {
@@ -241,13 +236,12 @@ impl Writer {
             // Not knowing is no reason to refuse: a really full disk answers the write.
             Err(_) => return true,
         }
-        let room = self.figures.free_bytes_now >= self.config.reserve_bytes.max(1);
+        let wanted =
+            if self.broken.is_some() { self.config.reserve_bytes.max(REOPEN_BYTES) } else { self.config.reserve_bytes };
+        let room = self.figures.free_bytes_now >= wanted;
         if !room {
-            let text = format!(
-                "the disk is full: {} MiB free, store.reserve_bytes asks for {} MiB",
-                self.figures.free_bytes_now >> 20,
-                self.config.reserve_bytes >> 20
-            );
+            let (free, wanted) = (self.figures.free_bytes_now >> 20, wanted >> 20);
+            let text = format!("the disk is full: {free} MiB free, {wanted} MiB wanted (store.reserve_bytes)");
             self.set_state(StoreState::Degraded(Arc::from(text)));
         }
         room
@@ -367,9 +361,9 @@ impl<'a> Group<'a> {
         Group {
             tables,
             batch: tables.database.batch(),
-            bytes: 0,
-            rows: HashMap::new(),
-            receipts: HashMap::new(),
+            places: HashSet::new(),
+            voided: HashSet::new(),
+            receipts: HashSet::new(),
             facts: HashMap::new(),
             replies: Vec::new(),
             appended: 0,
@@ -412,11 +406,11 @@ impl<'a> Group<'a> {
     /// Insert only: what stands in the row's place stays, be it a row of any attempt or a void marker.
     fn append(&mut self, row: &Row) -> Result<(), ReadError> {
         let key = layout::row_key(&row.room, row.seq, row.generation);
-        if self.rows.contains_key(&key) || self.tables.messages.contains_key(&key)? {
+        if self.places.contains(&key) || self.tables.messages.contains_key(&key)? {
             return Ok(());
         }
         self.batch.insert(&self.tables.messages, key.clone(), layout::encode_row(row));
-        self.rows.insert(key, Pending::Row);
+        self.places.insert(key);
         self.appended += 1;
         Ok(())
     }
@@ -472,7 +466,8 @@ impl<'a> Group<'a> {
     fn put_void(&mut self, room: &RoomId, seq: u64, generation: u64) {
         let key = layout::row_key(room, seq, generation);
         self.batch.insert(&self.tables.messages, key.clone(), layout::encode_void());
-        self.rows.insert(key, Pending::Void);
+        self.places.insert(key);
+        self.voided.insert(layout::seq_key(room, seq));
     }
 
     /// Whether the row is there and not void, and whether the reader is new.
@@ -481,22 +476,22 @@ impl<'a> Group<'a> {
             return Ok((false, false));
         }
         let key = layout::receipt_key(room, seq, generation, user);
-        if self.receipts.contains_key(&key) || self.tables.receipts.contains_key(&key)? {
+        if self.receipts.contains(&key) || self.tables.receipts.contains_key(&key)? {
             return Ok((true, false));
         }
         self.batch.insert(&self.tables.receipts, key.clone(), []);
-        self.receipts.insert(key, ());
+        self.receipts.insert(key);
         Ok((true, true))
     }
 
     /// Whether the row of (gen, seq) exists and no generation has voided that seq.
     fn has_row(&self, room: &RoomId, seq: u64, generation: u64) -> Result<bool, ReadError> {
         let wanted = layout::row_key(room, seq, generation);
-        let mut found = self.rows.get(&wanted) == Some(&Pending::Row);
         let prefix = layout::seq_key(room, seq);
-        if self.rows.iter().any(|(key, pending)| *pending == Pending::Void && key.starts_with(&prefix)) {
+        if self.voided.contains(&prefix) {
             return Ok(false);
         }
+        let mut found = self.places.contains(&wanted);
         for guard in self.tables.messages.prefix(&prefix) {
             let (key, value) = guard.into_inner()?;
             if layout::is_void(&value) {
