@@ -1,10 +1,29 @@
 //! One shard's thread, from its pinning to its last turn.
 
+use crate::accept::Acceptor;
+use crate::buffers::Buffers;
+use crate::clock;
+use crate::listener;
 use crate::mesh::ShardMesh;
+use crate::ring::DataRing;
+use crate::sleep::Bed;
+use crate::turn::{Driver, Next};
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
+use roomwire_engine::Engine;
 use roomwire_engine::limits::EngineConfig;
 use roomwire_engine::names::ShardId;
 use roomwire_engine::shard::Verify;
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
+
+/// glommio's rings carry the read of the doorbell and its own timers, nothing else: small, for the sake of memlock.
+const EXECUTOR_RING_DEPTH: usize = 16;
+
+/// The least that glommio registers for file I/O, which we do not do.
+const EXECUTOR_IO_BYTES: usize = 64 * 1024;
 
 /// What a shard is told at its start.
 pub struct ShardConfig {
@@ -37,15 +56,106 @@ pub struct ShardConfig {
 pub struct ShardHandle {
     /// Where it listens: tells the port where port 0 was asked for.
     pub local_addr: SocketAddr,
-    /// Its thread. It ends after the engine has drained, or with a panic, which must end the process.
+    /// Its thread. It ends after the engine has drained. A panic in it ends the process.
     pub thread: std::thread::JoinHandle<()>,
 }
 
 /// Starts a shard's thread and waits until it listens.
 ///
 /// # Errors
-/// One line with cause and cure: the address is in use, the core cannot be pinned to, memlock is too low.
-pub fn spawn(config: ShardConfig) -> Result<ShardHandle, std::io::Error> {
-    let _ = config.shard;
-    todo!()
+/// One line with cause and cure: the address is in use, memlock is too low, the ring cannot be set up.
+pub fn spawn(config: ShardConfig) -> Result<ShardHandle, io::Error> {
+    let (listener, local_addr) = listener::listen(config.listen, config.backlog)?;
+    let (started, starts) = mpsc::channel();
+    let shard = config.shard;
+    let thread = std::thread::Builder::new().name(format!("shard-{}", shard.0)).spawn(move || {
+        let outcome = catch_unwind(AssertUnwindSafe(|| live(config, listener, &started)));
+        let reason = match outcome {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => String::from("panicked"),
+        };
+        // A half-dead shard that still owned a listener would swallow its share of the clients (STYLE, rule 14).
+        tracing::error!(shard = shard.0, reason, "a shard failed; the process ends");
+        std::process::abort();
+    })?;
+    match starts.recv() {
+        Ok(Ok(())) => Ok(ShardHandle { local_addr, thread }),
+        Ok(Err(error)) => Err(error),
+        Err(mpsc::RecvError) => Err(io::Error::other("the shard's thread ended before it started")),
+    }
+}
+
+/// The thread's life. What fails before the shard turns is told to `spawn`; what fails after is the result.
+fn live(config: ShardConfig, listener: OwnedFd, started: &mpsc::Sender<io::Result<()>>) -> io::Result<()> {
+    let executor = match executor(config.shard, config.cpu) {
+        Ok(executor) => executor,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return Ok(());
+        }
+    };
+    let started = started.clone();
+    executor.run(async move {
+        match begin(config, listener) {
+            Ok((driver, bed)) => {
+                let _ = started.send(Ok(()));
+                drive(driver, bed).await
+            }
+            Err(error) => {
+                let _ = started.send(Err(error));
+                Ok(())
+            }
+        }
+    })
+}
+
+/// An executor pinned to the core; not pinned, with a warning, where the machine does not let us.
+fn executor(shard: ShardId, cpu: usize) -> io::Result<LocalExecutor> {
+    let make = |placement| {
+        LocalExecutorBuilder::new(placement)
+            .name("shard")
+            .ring_depth(EXECUTOR_RING_DEPTH)
+            .io_memory(EXECUTOR_IO_BYTES)
+            .make()
+    };
+    make(Placement::Fixed(cpu))
+        .or_else(|error| {
+            tracing::warn!(shard = shard.0, cpu, %error, "cannot pin the shard's thread; it runs unpinned");
+            make(Placement::Unbound)
+        })
+        .map_err(|error| io::Error::other(format!("cannot start the executor of shard {}: {error}", shard.0)))
+}
+
+/// Everything that the turn needs, made on the thread that will use it, as the ring has a single issuer.
+fn begin(config: ShardConfig, listener: OwnedFd) -> io::Result<(Driver, Bed)> {
+    let bell = config.mesh.doorbell().clone();
+    let ring = DataRing::new(config.sq_entries, config.cq_entries, bell.as_fd())
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot set up the data ring: {error}")))?;
+    let buffers = Buffers::new(&ring.submitter(), config.buffers, config.buffer_bytes)
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot register the receive buffers: {error}")))?;
+    let bed = Bed::new(&bell)?;
+    let wants_peers = config.engine.limits.connections_per_address_max != 0;
+    let engine = Engine::new(config.shard, config.engine, config.verify, clock::now());
+    Ok((Driver::new(engine, ring, buffers, config.mesh, Acceptor::new(listener, wants_peers)), bed))
+}
+
+/// Turns until the engine has drained. Between turns the executor gets the thread when it asks for it, and sleeps when
+/// there is nothing to do.
+async fn drive(mut driver: Driver, bed: Bed) -> io::Result<()> {
+    loop {
+        match driver.turn()? {
+            Next::Turn => glommio::yield_if_needed().await,
+            Next::Sleep => {
+                if driver.fall_asleep() {
+                    bed.sleep().await?;
+                    driver.wake_up();
+                }
+            }
+            Next::End => break,
+        }
+    }
+    drop(driver);
+    bed.leave().await;
+    Ok(())
 }

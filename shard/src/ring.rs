@@ -1,0 +1,309 @@
+//! The shard's own io_uring: set-up, submissions, completions. It knows operations, not what they are for.
+//!
+//! With DEFER_TASKRUN the kernel finishes work only inside an enter with GETEVENTS; in between it sets the TASKRUN
+//! flag, and signals the doorbell's eventfd while that is enabled.
+
+use crate::buffers::BUFFER_GROUP;
+use io_uring::types::{Fd, TimeoutFlags, Timespec};
+use io_uring::{EnterFlags, IoUring, Submitter, cqueue, opcode, squeue};
+use roomwire_engine::names::ConnectionId;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::{Ordering, fence};
+
+/// What a completion belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Operation {
+    /// The multishot accept.
+    Accept = 1,
+    /// A connection's multishot receive.
+    Receive = 2,
+    /// A connection's send.
+    Send = 3,
+    /// The cancelling of a connection's receive; posted only if it failed.
+    CancelReceive = 4,
+    /// The cancelling of a connection's send; posted only if it failed.
+    CancelSend = 5,
+    /// The wake-up timer.
+    Timer = 6,
+    /// Anything whose completion says nothing.
+    Ignored = 7,
+}
+
+impl Operation {
+    fn from_tag(tag: u8) -> Operation {
+        match tag {
+            1 => Operation::Accept,
+            2 => Operation::Receive,
+            3 => Operation::Send,
+            4 => Operation::CancelReceive,
+            5 => Operation::CancelSend,
+            6 => Operation::Timer,
+            _ => Operation::Ignored,
+        }
+    }
+}
+
+/// One completion, decoded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Completion {
+    /// What it belongs to.
+    pub(crate) operation: Operation,
+    /// Which connection; of no meaning for `Accept` and `Timer`.
+    pub(crate) connection: ConnectionId,
+    /// As a system call's: not negative, or minus errno.
+    pub(crate) result: i32,
+    /// The operation goes on.
+    pub(crate) more: bool,
+    /// The provided buffer that holds the bytes.
+    pub(crate) buffer: Option<u16>,
+}
+
+impl Completion {
+    fn decode(entry: &cqueue::Entry) -> Completion {
+        let user_data = entry.user_data();
+        Completion {
+            operation: Operation::from_tag((user_data >> 56) as u8),
+            connection: ConnectionId { slot: user_data as u32, generation: (user_data >> 32) as u32 & 0x00ff_ffff },
+            result: entry.result(),
+            more: cqueue::more(entry.flags()),
+            buffer: cqueue::buffer_select(entry.flags()),
+        }
+    }
+}
+
+/// Tag in the top byte, the low 24 bits of the generation, the slot.
+fn user_data(operation: Operation, connection: ConnectionId) -> u64 {
+    u64::from(operation as u8) << 56 | u64::from(connection.generation & 0x00ff_ffff) << 32 | u64::from(connection.slot)
+}
+
+/// For operations that belong to no connection.
+const NO_CONNECTION: ConnectionId = ConnectionId { slot: 0, generation: 0 };
+
+/// The opcodes that the driver uses, with their names for the start-up probe.
+pub(crate) const OPCODES: [(u8, &str); 7] = [
+    (opcode::AcceptMulti::CODE, "ACCEPT"),
+    (opcode::RecvMulti::CODE, "RECV"),
+    (opcode::Send::CODE, "SEND"),
+    (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
+    (opcode::Close::CODE, "CLOSE"),
+    (opcode::Timeout::CODE, "TIMEOUT"),
+    (opcode::TimeoutUpdate::CODE, "TIMEOUT_REMOVE"),
+];
+
+/// A ring with our flags: one issuer, completions only when we ask, no interrupts of the thread.
+pub(crate) fn set_up(sq_entries: u32, cq_entries: u32) -> io::Result<IoUring> {
+    IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .setup_cqsize(cq_entries.max(sq_entries))
+        .dontfork()
+        .build(sq_entries)
+}
+
+/// The data ring of one shard. Made, used and dropped on the shard's thread.
+pub(crate) struct DataRing {
+    ring: IoUring,
+    /// Entries that found the queue full and the kernel unwilling; they go first.
+    waiting: VecDeque<squeue::Entry>,
+    /// Read by the kernel when it takes the timer's entry; boxed so that it stays where it is.
+    timer_at: Box<Timespec>,
+    timer_ms: Option<u64>,
+    enters: u64,
+    overflows: u64,
+    overflowing: bool,
+}
+
+impl DataRing {
+    /// Sets the ring up, with an eventfd that the kernel writes when work is pending while
+    /// [`DataRing::signal`] is on.
+    pub(crate) fn new(sq_entries: u32, cq_entries: u32, bell: BorrowedFd<'_>) -> io::Result<DataRing> {
+        let mut ring = set_up(sq_entries, cq_entries)?;
+        ring.submitter().register_eventfd(bell.as_raw_fd())?;
+        ring.completion().disable_eventfd();
+        Ok(DataRing {
+            ring,
+            waiting: VecDeque::new(),
+            timer_at: Box::new(Timespec::new()),
+            timer_ms: None,
+            enters: 0,
+            overflows: 0,
+            overflowing: false,
+        })
+    }
+
+    /// For registrations.
+    pub(crate) fn submitter(&self) -> Submitter<'_> {
+        self.ring.submitter()
+    }
+
+    /// Arms the multishot accept. Blocking sockets, since io_uring answers EAGAIN on others instead of waiting.
+    pub(crate) fn accept(&mut self, listener: BorrowedFd<'_>) {
+        let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).flags(libc::SOCK_CLOEXEC).build();
+        self.push(entry.user_data(user_data(Operation::Accept, NO_CONNECTION)));
+    }
+
+    /// Arms a connection's multishot receive.
+    pub(crate) fn receive(&mut self, connection: ConnectionId, fd: &OwnedFd) {
+        let entry = opcode::RecvMulti::new(Fd(fd.as_raw_fd()), BUFFER_GROUP).build();
+        self.push(entry.user_data(user_data(Operation::Receive, connection)));
+    }
+
+    /// Ends a connection's multishot receive.
+    pub(crate) fn cancel_receive(&mut self, connection: ConnectionId) {
+        let own = user_data(Operation::CancelReceive, connection);
+        self.cancel(user_data(Operation::Receive, connection), own);
+    }
+
+    /// Sends bytes on a connection. With WAITALL the kernel itself goes on after a short send.
+    ///
+    /// # Safety
+    /// `bytes` must stay valid and unchanged until the send's completion was popped.
+    pub(crate) unsafe fn send(&mut self, connection: ConnectionId, fd: &OwnedFd, bytes: &[u8]) {
+        // More than 4 GiB is sent in parts, as a short send.
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let entry = opcode::Send::new(Fd(fd.as_raw_fd()), bytes.as_ptr(), length)
+            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .build();
+        self.push(entry.user_data(user_data(Operation::Send, connection)));
+    }
+
+    /// Ends a connection's send.
+    pub(crate) fn cancel_send(&mut self, connection: ConnectionId) {
+        self.cancel(user_data(Operation::Send, connection), user_data(Operation::CancelSend, connection));
+    }
+
+    /// By user data and not by descriptor: that is one look-up, where a search by descriptor walks all that is armed.
+    fn cancel(&mut self, target: u64, own: u64) {
+        let entry = opcode::AsyncCancel::new(target).build().flags(squeue::Flags::SKIP_SUCCESS);
+        self.push(entry.user_data(own));
+    }
+
+    /// Closes a descriptor on which nothing is under way, in the next submission.
+    pub(crate) fn close(&mut self, fd: OwnedFd) {
+        let entry = opcode::Close::new(Fd(fd.into_raw_fd())).build().flags(squeue::Flags::SKIP_SUCCESS);
+        self.push(entry.user_data(user_data(Operation::Ignored, NO_CONNECTION)));
+    }
+
+    /// Sees to it that a `Timer` completion comes at `due_ms` of CLOCK_MONOTONIC, or before: a timer that is armed for
+    /// an earlier time is left as it is.
+    pub(crate) fn wake_at(&mut self, due_ms: u64) {
+        if self.timer_ms.is_some_and(|armed_ms| armed_ms <= due_ms) {
+            return;
+        }
+        *self.timer_at = Timespec::new().sec(due_ms / 1000).nsec((due_ms % 1000) as u32 * 1_000_000);
+        let at: *const Timespec = &raw const *self.timer_at;
+        let timer = user_data(Operation::Timer, NO_CONNECTION);
+        let entry = if self.timer_ms.is_some() {
+            opcode::TimeoutUpdate::new(timer, at)
+                .flags(TimeoutFlags::ABS)
+                .build()
+                .user_data(user_data(Operation::Ignored, NO_CONNECTION))
+        } else {
+            opcode::Timeout::new(at).flags(TimeoutFlags::ABS).build().user_data(timer)
+        };
+        self.timer_ms = Some(due_ms);
+        self.push(entry);
+    }
+
+    /// Queues an entry, submitting what is queued if there is no room. Never fails: at worst the entry waits here.
+    fn push(&mut self, entry: squeue::Entry) {
+        if !self.waiting.is_empty() || !self.try_push(&entry) {
+            self.waiting.push_back(entry);
+            self.drain_waiting();
+        }
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: what the entries point to outlives their operations: a send's bytes by the contract of `send`, the
+        // timer's timespec as it is boxed in self and read when the entry is submitted; the others point to nothing.
+        unsafe { self.ring.submission().push(entry) }.is_ok()
+    }
+
+    fn drain_waiting(&mut self) {
+        while let Some(entry) = self.waiting.pop_front() {
+            if self.try_push(&entry) {
+                continue;
+            }
+            // Errors other than a busy kernel show again at the turn's own enter.
+            let made_room = matches!(self.enter_with(EnterFlags::empty()), Ok(submitted) if submitted > 0);
+            if !(made_room && self.try_push(&entry)) {
+                self.waiting.push_front(entry);
+                return;
+            }
+        }
+    }
+
+    /// Submits what is queued and lets the kernel finish what is pending. Waits for nothing.
+    pub(crate) fn enter(&mut self) -> io::Result<()> {
+        self.drain_waiting();
+        self.enter_with(EnterFlags::GETEVENTS).map(drop)
+    }
+
+    fn enter_with(&mut self, flags: EnterFlags) -> io::Result<usize> {
+        let queued = self.ring.submission().len() as u32;
+        self.enters += 1;
+        // SAFETY: nothing is passed but counts and flags: no argument, no signal mask.
+        let entered = unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, flags.bits(), None) };
+        match entered {
+            Ok(submitted) => Ok(submitted),
+            // Interrupted; or the kernel wants completions taken before it accepts more: the next turn does.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether an enter has something to do: entries queued, task work pending, or completions held back by a full
+    /// queue.
+    pub(crate) fn wants_enter(&mut self) -> bool {
+        let queue = self.ring.submission();
+        let overflow = queue.cq_overflow();
+        let wants = !queue.is_empty() || queue.taskrun() || overflow;
+        drop(queue);
+        self.overflows += u64::from(overflow && !self.overflowing);
+        self.overflowing = overflow;
+        wants || !self.waiting.is_empty()
+    }
+
+    /// Takes up to `most` completions.
+    pub(crate) fn completions(&mut self, most: usize, into: &mut Vec<Completion>) {
+        into.extend(self.ring.completion().take(most).map(|entry| Completion::decode(&entry)));
+    }
+
+    /// Whether there is a completion to take.
+    pub(crate) fn has_completions(&mut self) -> bool {
+        !self.ring.completion().is_empty()
+    }
+
+    /// The timer's completion was taken.
+    pub(crate) fn timer_fired(&mut self) {
+        self.timer_ms = None;
+    }
+
+    /// Whether the kernel writes the eventfd when work is pending. Look at [`DataRing::wants_enter`] and
+    /// [`DataRing::has_completions`] once more after switching it on.
+    pub(crate) fn signal(&mut self, on: bool) {
+        let queue = self.ring.completion();
+        if on {
+            queue.enable_eventfd();
+            // The kernel sets TASKRUN, then looks at this flag; we set the flag, then look at TASKRUN.
+            fence(Ordering::SeqCst);
+        } else {
+            queue.disable_eventfd();
+        }
+    }
+
+    /// Enters since the start.
+    pub(crate) fn enters(&self) -> u64 {
+        self.enters
+    }
+
+    /// How often the completion queue began to overflow.
+    pub(crate) fn overflows(&self) -> u64 {
+        self.overflows
+    }
+}

@@ -1,0 +1,336 @@
+//! The turn: everything that a shard does, one bounded round at a time.
+//!
+//! ```text
+//! completions -> inbox -> deadlines -> effects (sends, shutdowns, drops, lanes) -> timer -> bells -> submit
+//! ```
+//!
+//! The driver carries out what [`Engine`] decides and decides nothing itself but when to read, accept and sleep.
+
+use crate::accept::Acceptor;
+use crate::buffers::Buffers;
+use crate::clock;
+use crate::mesh::ShardMesh;
+use crate::outbox::{Outbox, Place};
+use crate::ring::{Completion, DataRing, Operation};
+use crate::sockets::Sockets;
+use roomwire_engine::mesh::{ToBridge, ToShard};
+use roomwire_engine::names::ConnectionId;
+use roomwire_engine::shard::Ended;
+use roomwire_engine::{Engine, Now};
+use std::collections::VecDeque;
+use std::io;
+
+/// The most completions that one turn handles: some hundred microseconds of work, the latency of everything else.
+const COMPLETIONS_PER_TURN_MAX: usize = 512;
+
+/// The most messages from other threads that one turn handles. Each may fan out to many connections.
+const INBOX_PER_TURN_MAX: usize = 256;
+
+/// With more messages than this spilled, the shard stops reading from sockets; it goes on below a half of it.
+pub(crate) const SPILLED_READS_MAX: usize = 8 * 1024;
+
+/// What to do after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// There is more to do.
+    Turn,
+    /// Nothing to do until the bell rings.
+    Sleep,
+    /// The engine has drained and everything is told.
+    End,
+}
+
+/// A shard at work: the engine and all that it has the driver do.
+pub(crate) struct Driver {
+    pub(crate) engine: Engine,
+    // Declared before the buffers and the outbox, so that the kernel is done with them when they go.
+    pub(crate) ring: DataRing,
+    pub(crate) buffers: Buffers,
+    pub(crate) outbox: Outbox,
+    pub(crate) sockets: Sockets,
+    pub(crate) mesh: ShardMesh,
+    pub(crate) acceptor: Acceptor,
+    /// Receives that ended for want of a buffer, oldest first.
+    pub(crate) starved: VecDeque<ConnectionId>,
+    /// What came in while reads were paused, oldest first. The buffers stay ours, so the ring of buffers runs dry and
+    /// the kernel's receive windows close.
+    pub(crate) held: VecDeque<Completion>,
+    pub(crate) reads_paused: bool,
+    drained: bool,
+    awake_since_us: Option<u64>,
+    // Emptied each turn; kept for their memory.
+    completions: Vec<Completion>,
+    inbox: Vec<ToShard>,
+    connections: Vec<ConnectionId>,
+}
+
+impl Driver {
+    /// A driver that has not turned yet.
+    pub(crate) fn new(engine: Engine, ring: DataRing, buffers: Buffers, mesh: ShardMesh, acceptor: Acceptor) -> Driver {
+        Driver {
+            engine,
+            ring,
+            buffers,
+            outbox: Outbox::default(),
+            sockets: Sockets::default(),
+            mesh,
+            acceptor,
+            starved: VecDeque::new(),
+            held: VecDeque::new(),
+            reads_paused: false,
+            drained: false,
+            awake_since_us: None,
+            completions: Vec::new(),
+            inbox: Vec::new(),
+            connections: Vec::new(),
+        }
+    }
+
+    /// One round.
+    ///
+    /// # Errors
+    /// The ring itself failed: the shard cannot go on.
+    pub(crate) fn turn(&mut self) -> io::Result<Next> {
+        let now = self.begin();
+        self.take_completions(now);
+        self.take_held(now);
+        self.take_inbox(now);
+        if now.mono_ms() >= self.engine.next_tick_ms() {
+            self.engine.tick(now);
+        }
+        self.flush_connections(now);
+        self.rearm(now);
+        let spilled = self.flush_lanes(now);
+        self.pause_or_resume_reads(spilled);
+        if self.drained && spilled == 0 {
+            return Ok(Next::End);
+        }
+        self.set_timer(now, spilled);
+        if self.ring.wants_enter() {
+            self.ring.enter()?;
+        }
+        Ok(if self.has_work() { Next::Turn } else { Next::Sleep })
+    }
+
+    /// Reads the clocks, and counts the time since the last turn as busy unless the shard slept.
+    fn begin(&mut self) -> Now {
+        let now = clock::now();
+        let counters = &mut self.engine.counters.driver;
+        counters.turns_total += 1;
+        if let Some(since_us) = self.awake_since_us.replace(now.mono_us) {
+            counters.busy_us_total += now.mono_us.saturating_sub(since_us);
+        }
+        counters.enters_total = self.ring.enters();
+        counters.completions_overflowed_total = self.ring.overflows();
+        now
+    }
+
+    fn take_completions(&mut self, now: Now) {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.ring.completions(COMPLETIONS_PER_TURN_MAX, &mut completions);
+        for completion in completions.drain(..) {
+            match completion.operation {
+                Operation::Receive => self.on_receive(now, completion),
+                Operation::Send => self.on_send(now, completion),
+                Operation::Accept => self.on_accept(now, completion),
+                Operation::CancelReceive | Operation::CancelSend => self.on_cancel_failed(completion),
+                Operation::Timer => self.ring.timer_fired(),
+                Operation::Ignored => {}
+            }
+        }
+        self.completions = completions;
+    }
+
+    fn take_inbox(&mut self, now: Now) {
+        self.mesh.receive(INBOX_PER_TURN_MAX, &mut self.inbox);
+        for message in self.inbox.drain(..) {
+            self.engine.mesh(now, message);
+        }
+    }
+
+    /// Sends what is to be sent, once per connection; then parts from those that are done.
+    fn flush_connections(&mut self, now: Now) {
+        let mut connections = std::mem::take(&mut self.connections);
+        std::mem::swap(&mut connections, &mut self.engine.effects.sends);
+        for connection in connections.drain(..) {
+            self.send_next(connection);
+        }
+        std::mem::swap(&mut connections, &mut self.engine.effects.shutdowns);
+        for connection in connections.drain(..) {
+            self.shut_down(now, connection);
+        }
+        std::mem::swap(&mut connections, &mut self.engine.effects.drops);
+        for connection in connections.drain(..) {
+            self.part_from(connection);
+        }
+        self.connections = connections;
+        if std::mem::take(&mut self.engine.effects.stop_accepting) {
+            self.stop_accepting();
+        }
+    }
+
+    /// Puts messages to other threads on their lanes and rings each bell once. How many are spilled.
+    fn flush_lanes(&mut self, _now: Now) -> usize {
+        for (shard, message) in self.engine.effects.shards.drain(..) {
+            self.mesh.send(shard, message);
+        }
+        for message in self.engine.effects.bridge.drain(..) {
+            self.drained |= matches!(message, ToBridge::Drained { .. });
+            self.mesh.send_to_bridge(message);
+        }
+        let spilled = self.mesh.flush();
+        let counters = &mut self.engine.counters.driver;
+        counters.mesh_spilled_now = spilled as u64;
+        counters.mesh_spilled_total = self.mesh.spilled_total();
+        spilled
+    }
+
+    /// Arms the ring's timer for whatever is due first.
+    fn set_timer(&mut self, now: Now, spilled: usize) {
+        let mut due_ms = self.engine.next_tick_ms();
+        if let Some(retry_ms) = self.acceptor.retry_ms() {
+            due_ms = due_ms.min(retry_ms);
+        }
+        if spilled > 0 {
+            // Whoever makes room in a lane rings nobody.
+            due_ms = due_ms.min(now.mono_ms() + 1);
+        }
+        if due_ms != u64::MAX {
+            self.ring.wake_at(due_ms);
+        }
+    }
+
+    fn has_work(&mut self) -> bool {
+        let effects = &self.engine.effects;
+        self.ring.has_completions()
+            || self.ring.wants_enter()
+            || self.mesh.has_mail()
+            || !effects.sends.is_empty()
+            || !effects.drops.is_empty()
+            || !effects.shutdowns.is_empty()
+            || !effects.shards.is_empty()
+            || !effects.bridge.is_empty()
+            || (!self.reads_paused && !(self.held.is_empty() && self.starved.is_empty()))
+    }
+
+    /// Arms the bells of the mesh and of the ring, and looks once more. Whether the shard may sleep.
+    pub(crate) fn fall_asleep(&mut self) -> bool {
+        self.mesh.doorbell().arm();
+        self.ring.signal(true);
+        if self.has_work() {
+            self.wake_up();
+            return false;
+        }
+        if let Some(since_us) = self.awake_since_us.take() {
+            self.engine.counters.driver.busy_us_total += clock::now().mono_us.saturating_sub(since_us);
+        }
+        true
+    }
+
+    /// Nobody needs to ring from here on.
+    pub(crate) fn wake_up(&mut self) {
+        self.mesh.doorbell().disarm();
+        self.ring.signal(false);
+    }
+
+    /// Hands the connection's next chunk to the kernel, if it has one and none is under way.
+    fn send_next(&mut self, connection: ConnectionId) {
+        let Some(socket) = self.sockets.live(connection) else { return };
+        if socket.sending != Place::NONE {
+            debug_assert!(false, "a second send was asked for on {connection:?}");
+            return;
+        }
+        let Some(chunk) = self.engine.take_chunk(connection) else { return };
+        socket.sending = self.outbox.put(chunk);
+        self.send_rest(connection);
+    }
+
+    fn send_rest(&mut self, connection: ConnectionId) {
+        let Some(socket) = self.sockets.get_mut(connection) else { return };
+        let place = socket.sending;
+        if let Some(fd) = socket.fd() {
+            self.engine.counters.driver.sends_total += 1;
+            // SAFETY: the bytes are on the heap behind a chunk in the outbox, which keeps it unchanged until `on_send`
+            // takes it out upon the completion of this very send.
+            unsafe { self.ring.send(connection, fd, self.outbox.rest(place)) };
+        }
+    }
+
+    fn on_send(&mut self, now: Now, completion: Completion) {
+        let connection = completion.connection;
+        let Some(socket) = self.sockets.get_mut(connection) else { return };
+        let (place, leaving) = (socket.sending, socket.leaving);
+        let again = match completion.result {
+            sent if sent > 0 => !self.outbox.advance(place, sent.unsigned_abs() as usize),
+            error => matches!(-error, libc::EINTR | libc::EAGAIN),
+        };
+        if again && !leaving {
+            self.engine.counters.driver.short_sends_total += 1;
+            self.send_rest(connection);
+            return;
+        }
+        socket.sending = Place::NONE;
+        let chunk = self.outbox.take(place);
+        match chunk {
+            _ if leaving => self.close_if_idle(connection),
+            Some(chunk) if completion.result > 0 => self.engine.sent(now, connection, chunk),
+            _ => self.end(now, connection, Ended::Error),
+        }
+    }
+
+    /// The engine's last byte is out: no more will be written, reading goes on.
+    fn shut_down(&mut self, now: Now, connection: ConnectionId) {
+        let Some(socket) = self.sockets.live(connection) else { return };
+        let Some(fd) = socket.fd() else { return };
+        // A plain call: IORING_OP_SHUTDOWN is always handed to a worker thread.
+        if socket2::SockRef::from(fd).shutdown(std::net::Shutdown::Write).is_err() {
+            self.end(now, connection, Ended::Error);
+        }
+    }
+
+    /// Tells the engine that a connection ended by itself, and closes it.
+    pub(crate) fn end(&mut self, now: Now, connection: ConnectionId, how: Ended) {
+        if self.sockets.live(connection).is_some() {
+            self.engine.ended(now, connection, how);
+            self.part_from(connection);
+        }
+    }
+
+    /// Ends what is under way on a connection; it is closed when all of that has completed.
+    fn part_from(&mut self, connection: ConnectionId) {
+        let Some(socket) = self.sockets.live(connection) else { return };
+        socket.leaving = true;
+        let (receiving, sending) = (socket.receiving, socket.sending != Place::NONE);
+        if receiving {
+            self.ring.cancel_receive(connection);
+        }
+        if sending {
+            self.ring.cancel_send(connection);
+        }
+        self.close_if_idle(connection);
+    }
+
+    /// A cancel found nothing. The operation has either completed or was between two rounds; then it is asked again.
+    fn on_cancel_failed(&mut self, completion: Completion) {
+        let connection = completion.connection;
+        let Some(socket) = self.sockets.get_mut(connection) else { return };
+        match completion.operation {
+            Operation::CancelReceive if socket.receiving => self.ring.cancel_receive(connection),
+            Operation::CancelSend if socket.sending != Place::NONE => self.ring.cancel_send(connection),
+            _ => {}
+        }
+    }
+
+    /// Closes a leaving connection once nothing is under way on it, and gives its slot back to the engine.
+    pub(crate) fn close_if_idle(&mut self, connection: ConnectionId) {
+        let Some(socket) = self.sockets.get_mut(connection) else { return };
+        if !socket.leaving || socket.receiving || socket.sending != Place::NONE {
+            return;
+        }
+        if let Some(fd) = self.sockets.remove(connection) {
+            self.ring.close(fd);
+            self.engine.closed(connection);
+            self.acceptor.descriptor_freed();
+        }
+    }
+}
