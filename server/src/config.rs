@@ -1,7 +1,14 @@
-//! Configuration: the keys ([`types`]), where their values come from, and whether they make sense together.
+//! Configuration: the keys ([`types`]), where their values come from ([`layers`]), and whether they make sense together
+//! ([`settings`]).
 
+pub mod keys;
+pub mod layers;
 pub mod secret;
+pub mod settings;
+pub mod show;
 pub mod types;
 
+pub use layers::{Layers, Problems, Sources};
 pub use secret::Secret;
+pub use settings::{Host, Settings};
 pub use types::Config;
