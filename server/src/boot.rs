@@ -1,0 +1,322 @@
+//! From settings to a running node, and from a signal to its end.
+//!
+//! Order: what can refuse comes first (kernel, port, data directory), then the bridge, then the shards, since a node that
+//! accepts a client must be able to serve it. The main thread then only waits for signals.
+
+mod secret;
+
+use crate::auth::{Authenticator, Mint};
+use crate::bridge::{self, BridgeHandle, BridgeSetup};
+use crate::cli::Failure;
+use crate::config::settings::descriptor_limit;
+use crate::config::types::{Fsync, Reject};
+use crate::config::{Secret, Settings};
+use crate::http::{Dev, HttpConfig};
+use crate::signals::{Signal, Signals};
+use crate::store::embedded::{self, EmbeddedConfig};
+use roomwire_engine::bridge::BridgeConfig;
+use roomwire_engine::limits::EngineConfig;
+use roomwire_engine::names::ShardId;
+use roomwire_engine::shard::Verify;
+use roomwire_shard::mesh::{ShardMesh, mesh};
+use roomwire_shard::run::{ShardConfig, ShardHandle};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+pub use secret::dev_secret_path;
+
+/// How long the main thread sleeps at most between two looks at the bridge.
+const LOOK: Duration = Duration::from_millis(250);
+const LOOK_WHILE_DRAINING: Duration = Duration::from_millis(10);
+/// The part of `drain.secs` that is kept for clients to answer the close (2 s) and for the store to finish.
+const DRAIN_KEPT_MS: u32 = 3_000;
+/// How long a node that was told to stop at once may still take.
+const CUT_SHORT: Duration = Duration::from_millis(2_500);
+/// How long a token of the demo page is valid: the page asks for a new one at each connection.
+const DEV_TOKEN_SECS: u64 = 3_600;
+
+/// Runs a node until it has drained after a signal.
+///
+/// # Errors
+/// [`Failure`]: 78 where it can never start like this, 1 where trying again may help.
+pub fn serve(settings: Settings, echo: bool) -> Result<(), Failure> {
+    let signals = Signals::block().map_err(|error| Failure::runtime(format!("cannot block signals: {error}")))?;
+    roomwire_shard::probe::probe().map_err(|unsupported| Failure::config(unsupported.to_string()))?;
+    raise_descriptor_limit();
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    refuse_taken_port(settings.listen)?;
+    let secret = secret::of(&settings)?;
+    let drain = Duration::from_secs(u64::from(settings.config.drain.secs));
+    let (bridge, shards) = start(&settings, &secret, echo)?;
+    wait(&signals, bridge, shards, drain)
+}
+
+/// Starts bridge and shards, and says where they listen.
+fn start(settings: &Settings, secret: &Secret, echo: bool) -> Result<(BridgeHandle, Vec<ShardHandle>), Failure> {
+    let config = &settings.config;
+    let authenticator = Arc::new(Authenticator::new(secret, &config.auth, config.limits.token_bytes_max));
+    let (lanes, bridge_lanes) =
+        mesh(settings.shards).map_err(|error| Failure::runtime(format!("cannot make the mesh: {error}")))?;
+    let bridge = bridge::spawn(BridgeSetup {
+        bridge: bridge_config(settings)?,
+        mesh: bridge_lanes,
+        store: store_config(settings),
+        http: http_config(settings, settings.dev.then_some(&authenticator)),
+    })
+    .map_err(|error| Failure::runtime(error.to_string()))?;
+    let shards = start_shards(settings, lanes, &authenticator.verify(), echo)?;
+    let listen = shards.first().map_or(settings.listen, |shard| shard.local_addr);
+    bridge.started(listen);
+    announce(settings, listen, bridge.http_addr(), echo);
+    Ok((bridge, shards))
+}
+
+fn start_shards(
+    settings: &Settings,
+    lanes: Vec<ShardMesh>,
+    verify: &Verify,
+    echo: bool,
+) -> Result<Vec<ShardHandle>, Failure> {
+    let config = &settings.config;
+    let mut listen = settings.listen;
+    let mut shards = Vec::new();
+    for (shard, lane) in (0u16..).zip(lanes) {
+        let handle = roomwire_shard::run::spawn(ShardConfig {
+            shard: ShardId(shard),
+            cpu: settings.cpus[usize::from(shard) % settings.cpus.len()],
+            listen,
+            backlog: config.listen.backlog,
+            buffers: config.ring.buffers,
+            buffer_bytes: config.ring.buffer_bytes,
+            sq_entries: config.ring.sq_entries,
+            cq_entries: config.ring.cq_entries,
+            engine: engine_config(settings, echo)?,
+            verify: Arc::clone(verify),
+            mesh: lane,
+        })
+        .map_err(|error| Failure::runtime(format!("shard {shard}: {error}")))?;
+        // Where port 0 was asked for, the kernel chose one for the first shard: the others share it.
+        listen = handle.local_addr;
+        shards.push(handle);
+    }
+    Ok(shards)
+}
+
+fn engine_config(settings: &Settings, echo: bool) -> Result<EngineConfig, Failure> {
+    let config = &settings.config;
+    Ok(EngineConfig {
+        limits: config.limits.to_engine(),
+        heartbeat_ms: config.heartbeat.secs * 1000,
+        presence_grace_ms: config.presence.grace_ms,
+        node: Arc::from(settings.node.as_str()),
+        shards: settings.shards,
+        echo,
+        allowed_origins: config.allowed_origins.0.clone().into(),
+        reject_by_http: config.auth.reject == Reject::Http,
+        seed: random()?,
+    })
+}
+
+fn bridge_config(settings: &Settings) -> Result<BridgeConfig, Failure> {
+    let bridge = &settings.config.bridge;
+    Ok(BridgeConfig {
+        shards: settings.shards,
+        node: Arc::from(settings.node.as_str()),
+        boot: random()?,
+        publishes_max: bridge.publishes_max,
+        publish_ms_max: bridge.publish_ms_max,
+        page_bytes_max: bridge.page_bytes_max,
+        recent_bytes_max: bridge.recent_bytes_max,
+    })
+}
+
+fn store_config(settings: &Settings) -> EmbeddedConfig {
+    let store = &settings.config.store;
+    EmbeddedConfig {
+        fsync: match store.fsync {
+            Fsync::Always => embedded::Fsync::Always,
+            Fsync::Interval => embedded::Fsync::Interval { ms: store.fsync_interval_ms },
+        },
+        retention_days: store.retention_days,
+        messages_per_room_max: store.messages_per_room_max,
+        reserve_bytes: store.reserve_bytes,
+        cache_bytes: store.cache_bytes,
+        ..EmbeddedConfig::new(settings.data_dir.clone())
+    }
+}
+
+fn http_config(settings: &Settings, dev: Option<&Arc<Authenticator>>) -> HttpConfig {
+    let http = &settings.config.http;
+    HttpConfig {
+        addr: settings.http,
+        key: http.key.as_ref().map(|key| Arc::from(key.expose())),
+        ready_requires_backends: http.ready_requires_backends,
+        content_bytes_max: settings.config.limits.content_bytes_max,
+        node: Arc::from(settings.node.as_str()),
+        version: env!("CARGO_PKG_VERSION"),
+        dev: dev.map(|authenticator| dev_pages(Arc::clone(authenticator))),
+    }
+}
+
+/// What the demo page needs: tokens for whoever asks, which is why `--dev` stays on loopback.
+fn dev_pages(authenticator: Arc<Authenticator>) -> Dev {
+    let mint = move |user: &str| {
+        let mint = Mint { user: user.to_owned(), name: None, ttl_secs: DEV_TOKEN_SECS, rooms: Vec::new() };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        authenticator.mint(&mint, u64::try_from(now.as_millis()).unwrap_or(u64::MAX)).unwrap_or_default()
+    };
+    Dev { mint: Arc::new(mint) }
+}
+
+fn random() -> Result<u64, Failure> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| Failure::runtime(format!("no random numbers: {error}")))?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+fn announce(settings: &Settings, listen: SocketAddr, http: SocketAddr, echo: bool) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = settings.node,
+        %listen,
+        %http,
+        shards = settings.shards,
+        connections_max = settings.config.limits.connections_max,
+        data = %settings.data_dir.display(),
+        echo,
+        "ready"
+    );
+    if settings.dev {
+        let banner = format!(
+            "\n  Roomwire is running. Insecure, local trial only: anyone on this machine may log in.\n\n  \
+             Demo page   http://{http}/\n  \
+             WebSocket   ws://{listen}/ws\n  \
+             A token     roomwire token --dev --user alice\n  \
+             Data        {}\n\n  \
+             Open the demo page in two tabs. Stop with Ctrl-C.\n",
+            settings.data_dir.display()
+        );
+        let _ = writeln!(std::io::stdout(), "{banner}");
+    }
+}
+
+/// Raises the soft limit of open descriptors to the hard one, which `limits.connections_max` counts on.
+fn raise_descriptor_limit() {
+    let (soft, hard) = descriptor_limit();
+    let limit = libc::rlimit { rlim_cur: hard, rlim_max: hard };
+    // SAFETY: the kernel only reads the struct.
+    if soft < hard && unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+        tracing::warn!(soft, hard, "the limit of open descriptors could not be raised");
+    }
+}
+
+/// Shards bind with SO_REUSEPORT, which would let a second node of the same user take half of our clients in silence: so
+/// ask once without it.
+fn refuse_taken_port(addr: SocketAddr) -> Result<(), Failure> {
+    let bind = || -> std::io::Result<()> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+        // Connections of an earlier run that are still in TIME_WAIT do not count.
+        socket.set_reuse_address(true)?;
+        socket.bind(&addr.into())
+    };
+    match bind() {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(Failure::runtime(format!(
+            "listen.addr {addr} is taken by another process: stop it (`ss -ltnp sport = {}` names it), or choose another with --set listen.addr=...",
+            addr.port()
+        ))),
+        // Whatever else is wrong, the shard's own attempt says it best.
+        _ => Ok(()),
+    }
+}
+
+/// A stop under way.
+struct Stop {
+    deadline: Instant,
+    cut_short: bool,
+}
+
+/// Waits for signals until the node has drained.
+fn wait(signals: &Signals, bridge: BridgeHandle, shards: Vec<ShardHandle>, drain: Duration) -> Result<(), Failure> {
+    let mut stop: Option<Stop> = None;
+    while !bridge.is_finished() {
+        match signals.wait(if stop.is_some() { LOOK_WHILE_DRAINING } else { LOOK }) {
+            Some(Signal::Stop) => stop = Some(begin_stop(&bridge, stop, drain)),
+            Some(Signal::Reload) => tracing::info!("SIGHUP: nothing to reload yet, the node goes on as it is"),
+            None => {}
+        }
+        if stop.as_ref().is_some_and(|stop| Instant::now() >= stop.deadline) {
+            // Every ack that left is on disk: nothing is lost by not waiting for the peers.
+            tracing::warn!("drain.secs are over: stopping with connections open");
+            std::process::exit(0);
+        }
+    }
+    let told = stop.is_some();
+    if !bridge.join() || !told {
+        return Err(Failure::runtime("the bridge ended by itself: see the lines before"));
+    }
+    let deadline = stop.map_or_else(Instant::now, |stop| stop.deadline);
+    while shards.iter().any(|shard| !shard.thread.is_finished()) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    tracing::info!("drained and stopped");
+    Ok(())
+}
+
+/// The first signal drains, the second cuts it short.
+fn begin_stop(bridge: &BridgeHandle, stop: Option<Stop>, drain: Duration) -> Stop {
+    match stop {
+        None => {
+            let window_ms = drain_window_ms(drain);
+            tracing::info!(drain_secs = drain.as_secs(), window_ms, "stopping: clients are sent away over the window");
+            bridge.drain(window_ms);
+            // With drain.secs = 0 the closes still get the time that a cut-short stop has.
+            Stop { deadline: Instant::now() + drain.max(CUT_SHORT), cut_short: window_ms == 0 }
+        }
+        Some(stop) if !stop.cut_short => {
+            tracing::info!("second signal: stopping at once");
+            bridge.drain(0);
+            Stop { deadline: stop.deadline.min(Instant::now() + CUT_SHORT), cut_short: true }
+        }
+        Some(stop) => stop,
+    }
+}
+
+/// Over how long clients are sent away: what `drain.secs` leaves, or half of it where it is short.
+fn drain_window_ms(drain: Duration) -> u32 {
+    let drain_ms = u32::try_from(drain.as_millis()).unwrap_or(u32::MAX);
+    drain_ms - (drain_ms / 2).min(DRAIN_KEPT_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_leaves_time_for_the_closes() {
+        let window = |secs| drain_window_ms(Duration::from_secs(secs));
+        assert_eq!([window(0), window(2), window(30), window(3600)], [0, 1_000, 27_000, 3_597_000]);
+    }
+
+    #[test]
+    fn a_taken_port_is_refused_with_the_cure_even_if_it_was_bound_for_sharing() {
+        let taken = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+        taken.set_reuse_port(true).expect("reuse_port");
+        taken.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("any port");
+        taken.listen(1).expect("listens");
+        let addr = taken.local_addr().ok().and_then(|addr| addr.as_socket()).expect("an IP address");
+        let failure = refuse_taken_port(addr).expect_err("it is taken");
+        assert_eq!(failure.status, 1);
+        assert!(
+            failure.message.contains("is taken") && failure.message.contains("--set listen.addr"),
+            "{}",
+            failure.message
+        );
+        drop(taken);
+        assert!(refuse_taken_port(addr).is_ok());
+    }
+}

@@ -1,0 +1,43 @@
+//! Log lines: pretty on a terminal, JSON elsewhere, always on standard error. Nothing that is logged anywhere holds a
+//! token or a secret: those types do not print.
+
+use crate::config::types::{Log, LogFormat};
+use std::io::IsTerminal as _;
+use std::panic::PanicHookInfo;
+use tracing_subscriber::EnvFilter;
+
+/// Starts logging, once per process.
+///
+/// # Errors
+/// The filter does not parse, or logging was started before.
+pub fn start(log: &Log) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&log.level).map_err(|error| format!("`log.level`: {error}"))?;
+    let pretty = match log.format {
+        LogFormat::Auto => std::io::stderr().is_terminal(),
+        LogFormat::Pretty => true,
+        LogFormat::Json => false,
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let started = if pretty {
+        builder.with_ansi(std::io::stderr().is_terminal()).try_init()
+    } else {
+        builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+    };
+    started.map_err(|error| format!("logging: {error}"))
+}
+
+/// Makes a panic of any thread end the process with one line: a half-dead node that still owns a listener would swallow
+/// its share of clients, while after a restart they resume.
+pub fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
+        let thread = std::thread::current();
+        let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+        let text = panic.payload_as_str().unwrap_or("no message");
+        let text = text.replace('\n', " ");
+        eprintln!(
+            "roomwire: panic in thread {} at {place}: {text}. This is a bug: please report it.",
+            thread.name().unwrap_or("?")
+        );
+        std::process::abort();
+    }));
+}
