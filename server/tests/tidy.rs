@@ -36,7 +36,8 @@ fn crates_know_only_whom_they_may() {
         .expect("cargo runs");
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON");
     // The crate, which of ours it may use, and what else it must never use.
-    let io = ["glommio", "io-uring", "tokio", "axum", "fjall", "redis", "scylla", "socket2", "libc", "crossbeam-channel"];
+    let io =
+        ["glommio", "io-uring", "tokio", "axum", "fjall", "redis", "scylla", "socket2", "libc", "crossbeam-channel"];
     let control = ["tokio", "axum", "fjall", "redis", "scylla", "jsonwebtoken"];
     let rules: [(&str, &[&str], &[&str]); 6] = [
         ("roomwire-wire", &[], &io),

@@ -1,0 +1,209 @@
+//! The command line as an operator meets it: what is printed, and the exit status. The binary is run with an empty
+//! environment, in a directory of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef0123";
+
+/// A directory that is gone at the end of the test.
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new(name: &str) -> TempDir {
+        let path = std::env::temp_dir().join(format!("roomwire-cli-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).expect("the temporary directory can be written");
+        TempDir(path)
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).expect("writable");
+        path
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.0).env_clear();
+        command
+    }
+
+    fn roomwire(&self, args: &[&str]) -> Command {
+        let mut command = self.command(env!("CARGO_BIN_EXE_roomwire"));
+        command.args(args);
+        command
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What a command ended with: exit status, standard output, standard error.
+fn ended(command: &mut Command) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command.output().expect("the binary runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (status.code().unwrap_or(-1), text(stdout), text(stderr))
+}
+
+#[test]
+fn version_and_help_are_answered() {
+    let dir = TempDir::new("version");
+    let version = concat!("roomwire ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(ended(&mut dir.roomwire(&["version"])), (0, version.to_owned(), String::new()));
+    assert_eq!(ended(&mut dir.roomwire(&["--version"])).1, version);
+    let (status, help, _) = ended(&mut dir.roomwire(&["--help"]));
+    assert_eq!(status, 0);
+    for word in ["serve", "check-config", "print-config", "token", "--config", "--set", "78"] {
+        assert!(help.contains(word), "{word}");
+    }
+    assert_eq!(ended(&mut dir.roomwire(&["fly"])).0, 2);
+    assert_eq!(ended(&mut dir.roomwire(&[])).0, 2);
+}
+
+#[test]
+fn serve_without_a_secret_says_how_to_make_one() {
+    let dir = TempDir::new("secretless");
+    let (status, stdout, stderr) = ended(&mut dir.roomwire(&["serve"]));
+    assert_eq!((status, stdout.as_str()), (78, ""));
+    assert!(stderr.lines().count() == 1 && stderr.contains("openssl rand -base64 48"), "{stderr}");
+    let (status, _, stderr) = ended(dir.roomwire(&["serve"]).env("JWT_SECRET", "too short"));
+    assert_eq!(status, 78);
+    assert!(stderr.contains("has 9 bytes") && !stderr.contains("too short"), "{stderr}");
+}
+
+#[test]
+fn serve_with_a_wrong_configuration_ends_with_78_and_check_config_with_2() {
+    let dir = TempDir::new("wrong");
+    let file = dir.file("roomwire.toml", "[drain]\nsec = 3\n");
+    let expected = format!("roomwire: {}:2:1: unknown key `drain.sec`; did you mean `drain.secs`?\n", file.display());
+    let config = file.to_str().expect("UTF-8");
+    assert_eq!(ended(&mut dir.roomwire(&["serve", "--config", config])), (78, String::new(), expected.clone()));
+    assert_eq!(ended(&mut dir.roomwire(&["check-config", "--config", config])), (2, String::new(), expected.clone()));
+    assert_eq!(ended(dir.roomwire(&["check-config"]).env("ROOMWIRE_CONFIG", config)).2, expected);
+    assert_eq!(ended(&mut dir.roomwire(&["print-config", "--config", config])).0, 2);
+    assert_eq!(ended(&mut dir.roomwire(&["serve", "--config", "missing.toml"])).0, 78);
+}
+
+#[test]
+fn check_config_says_all_that_is_wrong_at_once() {
+    let dir = TempDir::new("check");
+    let (status, stdout, _) = ended(dir.roomwire(&["check-config"]).env("JWT_SECRET", SECRET));
+    assert_eq!((status, stdout.as_str()), (0, "configuration is fine\n"));
+    let wrong = ["check-config", "--set", "limits.content_bytes_max=70000", "--set", "node.id=a b"];
+    let (status, _, stderr) = ended(&mut dir.roomwire(&wrong));
+    assert_eq!(status, 2);
+    assert_eq!(stderr.lines().count(), 3, "{stderr}");
+    assert!(stderr.lines().all(|line| line.starts_with("roomwire: ")));
+    let (status, _, stderr) = ended(dir.roomwire(&["check-config", "--set", "shards=200"]).env("JWT_SECRET", SECRET));
+    assert_eq!(status, 0);
+    assert!(stderr.starts_with("warning: 200 shards on "), "{stderr}");
+}
+
+#[test]
+fn print_config_shows_values_origins_and_no_secret() {
+    let dir = TempDir::new("print");
+    let file = dir.file("roomwire.toml", "shards = 1\n[heartbeat]\nsecs = 20\n[auth]\nsecret = \"of the file\"\n");
+    let mut command = dir.roomwire(&["print-config", "--json", "--set", "drain.secs=10", "--config"]);
+    let command = command.arg(&file).env("JWT_SECRET", SECRET).env("PORT", "4000");
+    let (status, stdout, stderr) = ended(command.env("ROOMWIRE_HEARTBEAT__SECS", "25"));
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    let json: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    let entry =
+        |key: &str| (json[key]["value"].to_string(), json[key]["origin"].as_str().unwrap_or_default().to_owned());
+    let expect = |value: &str, origin: &str| (value.to_owned(), origin.to_owned());
+    assert_eq!(entry("drain.secs"), expect("10", "--set"));
+    assert_eq!(entry("heartbeat.secs"), expect("25", "ROOMWIRE_HEARTBEAT__SECS"));
+    assert_eq!(entry("listen.addr"), expect("\"0.0.0.0:4000\"", "PORT"));
+    assert_eq!(entry("auth.secret"), expect("\"***\"", "JWT_SECRET"));
+    assert_eq!(entry("shards"), expect("1", &format!("{}:1:1", file.display())));
+    assert_eq!(entry("http.addr"), expect("\"127.0.0.1:9090\"", "default"));
+    assert_eq!(entry("http.key"), expect("null", "unset"));
+
+    let (_, stdout, _) = ended(dir.roomwire(&["print-config"]).env("JWT_SECRET", SECRET));
+    assert!(stdout.contains("secret = \"***\"") && !stdout.contains(SECRET), "{stdout}");
+    assert!(stdout.parse::<toml::Table>().is_ok(), "what is printed is a configuration file");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_crash() {
+    let dir = TempDir::new("pipe");
+    let line = format!("{} gen-config | true; test ${{PIPESTATUS[0]}} -eq 0", env!("CARGO_BIN_EXE_roomwire"));
+    let (status, _, stderr) = ended(dir.command("/bin/bash").args(["-c", &line]));
+    assert_eq!((status, stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn gen_config_prints_a_file_that_check_config_takes() {
+    let dir = TempDir::new("gen");
+    let (_, example, _) = ended(&mut dir.roomwire(&["gen-config"]));
+    let file = dir.file("roomwire.toml", &example);
+    let (status, _, stderr) = ended(dir.roomwire(&["check-config", "--config"]).arg(&file).env("JWT_SECRET", SECRET));
+    assert_eq!((status, stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn a_token_is_minted_for_the_configured_secret() {
+    let dir = TempDir::new("token");
+    let args =
+        ["token", "--user", "alice", "--name", "Alice", "--ttl", "2h", "--room", "news*=join", "--room", "lobby"];
+    let (status, token, stderr) = ended(dir.roomwire(&args).env("JWT_SECRET", SECRET));
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    let authenticator = roomwire::auth::Authenticator::new(
+        &roomwire::config::Secret::new(SECRET.to_owned()),
+        &roomwire::config::types::Auth::default(),
+        8192,
+    );
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let identity = authenticator.check(token.trim(), now.as_millis() as u64).expect("it counts");
+    assert_eq!((&*identity.user.id, &*identity.user.name), ("alice", "Alice"));
+    let grants = identity.grants.expect("rooms were given");
+    assert_eq!(
+        grants.iter().map(|grant| (grant.join, grant.publish)).collect::<Vec<_>>(),
+        [(true, false), (true, true)]
+    );
+
+    let (status, _, stderr) = ended(dir.roomwire(&["token", "--user", "a b"]).env("JWT_SECRET", SECRET));
+    assert!(status == 2 && stderr.contains("the user id"), "{stderr}");
+    assert_eq!(ended(&mut dir.roomwire(&["token", "--user", "alice"])).0, 2, "no secret");
+    let (status, _, stderr) = ended(&mut dir.roomwire(&["token", "--dev", "--user", "alice"]));
+    assert!(status == 1 && stderr.contains("serve --dev"), "{stderr}");
+}
+
+#[test]
+fn too_few_descriptors_are_said_at_once() {
+    let dir = TempDir::new("descriptors");
+    let line = format!("ulimit -n 64; exec {} serve --dev", env!("CARGO_BIN_EXE_roomwire"));
+    let (status, _, stderr) = ended(dir.command("/bin/bash").args(["-c", &line]));
+    assert_eq!(status, 78);
+    assert!(stderr.lines().count() == 1 && stderr.contains("LimitNOFILE"), "{stderr}");
+}
+
+#[test]
+fn man_pages_completions_and_examples_are_written() {
+    let dir = TempDir::new("generate");
+    for what in ["man", "completions", "reference", "example"] {
+        let (status, _, stderr) = ended(&mut dir.roomwire(&["generate", what, "out"]));
+        assert_eq!((status, stderr.as_str()), (0, ""), "{what}");
+    }
+    let page = std::fs::read_to_string(dir.0.join("out/roomwire-serve.1")).expect("a man page");
+    assert!(page.contains("loopback only"));
+    for name in ["roomwire.1", "roomwire.bash", "_roomwire", "roomwire.fish", "configuration.md", "roomwire.toml"] {
+        assert!(dir.0.join("out").join(name).exists(), "{name}");
+    }
+}
+
+/// `UPDATE_DOCS=1 cargo test -p roomwire --test cli` writes the page.
+#[test]
+fn the_configuration_page_equals_the_types() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let wanted = roomwire::config::show::reference();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &wanted).expect("docs can be written");
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == wanted, "docs/configuration.md is out of date: UPDATE_DOCS=1 cargo test -p roomwire --test cli");
+}
