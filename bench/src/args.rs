@@ -1,0 +1,186 @@
+//! The command line. `main` parses it, `runs` reads it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+/// Open-loop load for a room server: latency from the intended send time, cost by the server's pid, and a ledger that
+/// proves that nothing was lost, doubled or out of order. Exit status 1 if a run is invalid or void.
+#[derive(Debug, Parser)]
+#[command(name = "roomwire-bench", version)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Hold authenticated connections that do nothing: memory and CPU for each
+    Idle(Idle),
+    /// Publish to rooms at a fixed rate: CPU per delivery, latency, ledger
+    Fanout(Fanout),
+    /// Send to a server that echoes: CPU per message
+    Echo(Echo),
+    /// Minutes of chatting: drift of memory after warm-up, ledger
+    Soak(Soak),
+    /// Print medians and ratios of reports written with --json
+    Table(Files),
+    /// Hold a share of the connections; started by the other commands, which write its plan to its stdin
+    #[command(hide = true)]
+    Worker,
+}
+
+/// Which server is on the other side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Dialect {
+    /// Protocol v1 in full: `clientId` and `ack`, `seq` without gaps, `room_history` at the join
+    Roomwire,
+    /// The basic messages only: what bench/peers/uws speaks
+    Plain,
+}
+
+/// What every run wants to know.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Where the server listens
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub(crate) addr: SocketAddr,
+    /// Path of the upgrade request
+    #[arg(long, default_value = "/")]
+    pub(crate) path: String,
+    #[arg(long, value_enum, default_value = "roomwire")]
+    pub(crate) dialect: Dialect,
+    /// HS256 secret that tokens for the users u0, u1, ... are signed with
+    #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
+    pub(crate) secret: String,
+    /// Pid of the running server, to measure what the run costs it
+    #[arg(long, conflicts_with = "spawn")]
+    pub(crate) pid: Option<u32>,
+    /// Start the server with this shell command, measure it, and stop it at the end
+    #[arg(long, value_name = "CMD")]
+    pub(crate) spawn: Option<String>,
+    /// Cores that --spawn pins the server to, as taskset reads them
+    #[arg(long, value_name = "LIST", requires = "spawn")]
+    pub(crate) server_cpu: Option<String>,
+    /// Cores that the workers are pinned to, as taskset reads them
+    #[arg(long, value_name = "LIST")]
+    pub(crate) client_cpu: Option<String>,
+    /// Processes that share the connections
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) workers: u32,
+    /// Source addresses 127.0.0.1, 127.0.0.2, ... so that ports do not run out (loopback only; 0 lets the kernel choose)
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=250))]
+    pub(crate) sources: u8,
+    /// Handshakes under way at once, in each worker
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) connect_burst: u32,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// What was measured, for `table` (default: the dialect)
+    #[arg(long)]
+    pub(crate) label: Option<String>,
+    /// Name of the scenario, for `table` (default: the run)
+    #[arg(long)]
+    pub(crate) scenario: Option<String>,
+    /// The run is invalid if the bench itself sent later than this in one of a hundred cases
+    #[arg(long, default_value_t = 20, value_name = "MS")]
+    pub(crate) lag_ms_max: u32,
+    /// The run is invalid if a worker used more than this share of a core, in percent
+    #[arg(long, default_value_t = 95, value_name = "PERCENT")]
+    pub(crate) cpu_percent_max: u32,
+}
+
+/// How fast, how long, how much.
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    /// Messages a second, all publishers together
+    #[arg(long, default_value_t = 1_000.0)]
+    pub(crate) rate: f64,
+    /// Bytes of one message's content
+    #[arg(long, default_value_t = 128)]
+    pub(crate) size: usize,
+    /// Seconds at the start that are not measured (default: 2, in a soak 60)
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) warm_up: Option<f64>,
+    /// Seconds to wait at the end for what is still under way
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    pub(crate) drain: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Idle {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[arg(long, short = 'n', default_value_t = 18_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) connections: u32,
+    /// Let each connection join a room of its own
+    #[arg(long)]
+    pub(crate) join: bool,
+    /// Seconds after the last connection before memory is read
+    #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
+    pub(crate) settle: f64,
+    /// Seconds over which the CPU of doing nothing is measured
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    pub(crate) hold: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Fanout {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rooms: u32,
+    /// Connections in each room
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) members: u32,
+    /// How many members of each room publish, in turn
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) publishers: u32,
+    /// Seconds that are measured
+    #[arg(long, default_value_t = 10.0)]
+    pub(crate) seconds: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Echo {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    #[arg(long, short = 'n', default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) connections: u32,
+    /// Seconds that are measured
+    #[arg(long, default_value_t = 10.0)]
+    pub(crate) seconds: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Soak {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rooms: u32,
+    /// Connections in each room
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) members: u32,
+    #[arg(long, default_value_t = 10.0)]
+    pub(crate) minutes: f64,
+    /// The run is void if memory grew more than this, in percent, from the first tenth after warm-up to the last
+    #[arg(long, default_value_t = 2.0, value_name = "PERCENT")]
+    pub(crate) drift_max: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Files {
+    /// Reports; the label of the first is the one that ratios are of
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+}

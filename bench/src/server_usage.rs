@@ -1,0 +1,133 @@
+//! What a server has used, read from /proc by its pid: CPU time, resident memory, context switches, and the kernel's
+//! slab memory, which is of the whole machine.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+
+use crate::sys;
+
+/// Everything at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sample {
+    /// CLOCK_MONOTONIC.
+    pub(crate) at_ns: u64,
+    /// utime and stime of all threads.
+    pub(crate) cpu_ns: u64,
+    pub(crate) rss_bytes: u64,
+    pub(crate) slab_bytes: u64,
+    /// Of the threads that live.
+    pub(crate) switches_voluntary: u64,
+    pub(crate) switches_involuntary: u64,
+}
+
+impl Sample {
+    pub(crate) fn of(pid: u32) -> Result<Sample> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let ticks = cpu_ticks(&stat).context("an unknown form of /proc/PID/stat")?;
+        let (switches_voluntary, switches_involuntary) = switches(pid);
+        Ok(Sample {
+            at_ns: sys::now_ns(),
+            cpu_ns: ticks * 1_000_000_000 / sys::ticks_per_second(),
+            rss_bytes: rss_bytes(pid)?,
+            slab_bytes: slab_bytes(),
+            switches_voluntary,
+            switches_involuntary,
+        })
+    }
+}
+
+/// Resident memory. `status` may be off by some pages for each core, `smaps_rollup` counts; it wants more rights.
+pub(crate) fn rss_bytes(pid: u32) -> Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+    if let Some(kilobytes) = rollup.ok().and_then(|text| field(&text, "Rss:")) {
+        return Ok(kilobytes * 1024);
+    }
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    field(&status, "VmRSS:").map(|kilobytes| kilobytes * 1024).context("no VmRSS in /proc/PID/status")
+}
+
+/// Slab memory in use: objects that live if root may count them, else whole slabs.
+fn slab_bytes() -> u64 {
+    if sys::is_root()
+        && let Ok(text) = fs::read_to_string("/proc/slabinfo")
+    {
+        return active_slab_bytes(&text);
+    }
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    field(&text, "Slab:").unwrap_or(0) * 1024
+}
+
+fn switches(pid: u32) -> (u64, u64) {
+    let mut sums = (0, 0);
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        sums.0 += field(&status, "voluntary_ctxt_switches:").unwrap_or(0);
+        sums.1 += field(&status, "nonvoluntary_ctxt_switches:").unwrap_or(0);
+    }
+    sums
+}
+
+/// The number after `name` at the start of a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+/// utime + stime. The program's name in parentheses may hold anything, so count from its end.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+/// Sum of `active_objs` times `objsize` over all caches.
+fn active_slab_bytes(slabinfo: &str) -> u64 {
+    slabinfo
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            let active: u64 = fields.next()?.parse().ok()?;
+            let size: u64 = fields.nth(1)?.parse().ok()?;
+            Some(active * size)
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_is_found_behind_any_name() {
+        let stat = "12 (a) (b) c) S 1 12 12 0 -1 4194304 900 0 5 0 123 45 0 0 20 0 3 0 100 1000 200";
+        assert_eq!(cpu_ticks(stat), Some(168));
+        assert_eq!(cpu_ticks("12 (x) S 1"), None);
+        assert_eq!(cpu_ticks(""), None);
+    }
+
+    #[test]
+    fn slabs_are_summed_by_objects_that_live() {
+        let text = "slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize> <objperslab>\n\
+            TCP 100 120 2432 13 8 : tunables 0 0 0 : slabdata 10 10 0\nsock_inode_cache 10 19 832 19 4\n";
+        assert_eq!(active_slab_bytes(text), 100 * 2432 + 10 * 832);
+    }
+
+    #[test]
+    fn a_field_is_found_at_the_start_of_its_line_only() {
+        let status = "Name:\tx\nnonvoluntary_ctxt_switches:\t7\nvoluntary_ctxt_switches:\t5\nVmRSS:\t  900 kB\n";
+        assert_eq!(field(status, "voluntary_ctxt_switches:"), Some(5));
+        assert_eq!(field(status, "VmRSS:"), Some(900));
+        assert_eq!(field(status, "VmHWM:"), None);
+    }
+
+    #[test]
+    fn this_process_can_be_sampled() {
+        let first = Sample::of(std::process::id()).expect("own /proc");
+        assert!(first.rss_bytes > 100_000, "{first:?}");
+        let second = Sample::of(std::process::id()).expect("own /proc");
+        assert!(second.at_ns > first.at_ns && second.cpu_ns >= first.cpu_ns);
+    }
+}
