@@ -38,7 +38,7 @@ impl Coordinator {
     pub(crate) fn start(plan: &Plan, cpus: Option<&str>) -> Result<Coordinator> {
         let (sender, news) = channel();
         let workers = (0..plan.workers)
-            .map(|worker| Worker::start(Plan { worker, ..plan.clone() }, cpus, sender.clone()))
+            .map(|worker| Worker::start(&Plan { worker, ..plan.clone() }, cpus, sender.clone()))
             .collect::<Result<Vec<_>>>()?;
         Ok(Coordinator {
             progress: vec![Progress::default(); workers.len()],
@@ -152,7 +152,7 @@ impl Drop for Coordinator {
 }
 
 impl Worker {
-    fn start(plan: Plan, cpus: Option<&str>, sender: Sender<(usize, Option<FromWorker>)>) -> Result<Worker> {
+    fn start(plan: &Plan, cpus: Option<&str>, sender: Sender<(usize, Option<FromWorker>)>) -> Result<Worker> {
         let own = std::env::current_exe().context("cannot find this program")?;
         let mut command = match cpus {
             Some(cpus) => {
@@ -167,9 +167,10 @@ impl Worker {
         let (Some(mut stdin), Some(stdout)) = (process.stdin.take(), process.stdout.take()) else {
             bail!("a worker without pipes");
         };
-        let line = serde_json::to_string(&plan)? + "\n";
+        let line = serde_json::to_string(plan)? + "\n";
         stdin.write_all(line.as_bytes()).context("a worker ended at once")?;
-        thread::spawn(move || forward(plan.worker as usize, BufReader::new(stdout), &sender));
+        let index = plan.worker as usize;
+        thread::spawn(move || forward(index, BufReader::new(stdout), &sender));
         Ok(Worker { process, stdin, is_ready: false, result: None })
     }
 }

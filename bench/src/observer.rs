@@ -38,7 +38,8 @@ impl Observer {
     pub(crate) fn new(plan: Plan) -> Observer {
         let schedule = plan.schedule;
         let own = plan.own_connections();
-        let expected = (0..own).map(|local| schedule.messages_to(schedule.topology.room_of(plan.connection(local)))).sum();
+        let expected =
+            (0..own).map(|local| schedule.messages_to(schedule.topology.room_of(plan.connection(local)))).sum();
         let streams = own * schedule.topology.publishers as usize;
         let acks = if plan.mode == Mode::Chat && plan.dialect == Dialect::Roomwire { scheduled(&plan) } else { 0 };
         Observer {

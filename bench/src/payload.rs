@@ -42,9 +42,8 @@ fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     if digits.is_empty() {
         return None;
     }
-    let value = digits
-        .iter()
-        .try_fold(0_u64, |value, digit| value.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?;
+    let value =
+        digits.iter().try_fold(0_u64, |value, digit| value.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?;
     Some((value, rest))
 }
 
@@ -94,8 +93,13 @@ pub(crate) enum Incoming<'a> {
     /// `room_history`: the join is done.
     History,
     /// A stamped message, and its `seq` if it has one.
-    Delivery { stamp: Stamp, seq: Option<u64> },
-    Ack { stamp: Stamp },
+    Delivery {
+        stamp: Stamp,
+        seq: Option<u64>,
+    },
+    Ack {
+        stamp: Stamp,
+    },
     Pong,
     /// `error`, as it came.
     Error(&'a [u8]),

@@ -239,14 +239,22 @@ impl Report {
         )];
         if load.scheduled > 0 {
             rows.push(("target rate, content", format!("{}/s, {} B", shape.messages_per_second, shape.content_bytes)));
-            rows.push(("sent of scheduled in the window", format!("{} of {}", load.sent_in_window, load.scheduled_in_window)));
-            rows.push(("arrived in the window", format!("{} ({:.0}/s)", load.arrived_in_window, load.arrived_per_second)));
+            rows.push((
+                "sent of scheduled in the window",
+                format!("{} of {}", load.sent_in_window, load.scheduled_in_window),
+            ));
+            rows.push((
+                "arrived in the window",
+                format!("{} ({:.0}/s)", load.arrived_in_window, load.arrived_per_second),
+            ));
             rows.push(("ledger: deliveries", ledger_row(load.deliveries)));
         }
         if load.acks.expected > 0 {
             rows.push(("ledger: acks", ledger_row(load.acks)));
         }
-        for (name, percentiles) in [("publish to arrival", self.delivery), ("publish to ack", self.ack), ("bench's send lag", load.send_lag)] {
+        for (name, percentiles) in
+            [("publish to arrival", self.delivery), ("publish to ack", self.ack), ("bench's send lag", load.send_lag)]
+        {
             rows.extend(percentiles.map(|percentiles| (name, percentiles_row(percentiles))));
         }
         rows.push((

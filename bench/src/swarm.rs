@@ -131,7 +131,7 @@ impl Swarm {
         let mut socket_writer: &Socket = socket;
         let written = match socket_writer.write(&self.frame) {
             Ok(written) => written,
-            Err(error) if error.kind() == ErrorOpcode::WouldBlock => 0,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             // The read side hears of it too and says why.
             Err(_) => return Ok(Sent::Gone),
         };
@@ -144,11 +144,7 @@ impl Swarm {
     }
 
     /// Waits at most `timeout`, hands every event to `handler`, and says whether the control descriptor can be read.
-    pub(crate) fn turn(
-        &mut self,
-        timeout: Duration,
-        handler: &mut impl FnMut(usize, Event<'_>),
-    ) -> io::Result<bool> {
+    pub(crate) fn turn(&mut self, timeout: Duration, handler: &mut impl FnMut(usize, Event<'_>)) -> io::Result<bool> {
         let count = self.epoll.wait(timeout)?;
         let mut control = false;
         // Taken out for the turn, so that a text may be lent from it while a pong is written.
@@ -165,12 +161,7 @@ impl Swarm {
         Ok(control)
     }
 
-    fn serve(
-        &mut self,
-        ready: Ready,
-        buffer: &mut [u8],
-        handler: &mut impl FnMut(usize, Event<'_>),
-    ) -> io::Result<()> {
+    fn serve(&mut self, ready: Ready, buffer: &mut [u8], handler: &mut impl FnMut(usize, Event<'_>)) -> io::Result<()> {
         let index = ready.token as usize;
         if ready.writable {
             self.flush(index)?;
@@ -217,7 +208,7 @@ impl Swarm {
         let count = match socket.read(buffer) {
             Ok(0) => return Err("end of stream".into()),
             Ok(count) => count,
-            Err(error) if matches!(error.kind(), ErrorOpcode::WouldBlock | ErrorOpcode::Interrupted) => return Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(()),
             Err(error) => return Err(error.to_string()),
         };
         let at_ns = now_ns();
@@ -302,9 +293,10 @@ fn check_upgrade(head: &[u8]) -> Result<(), String> {
     if !status.starts_with("HTTP/1.1 101 ") {
         return Err(format!("upgrade refused: {status}"));
     }
-    let accept = head.lines().filter_map(|line| line.split_once(':')).find_map(|(name, value)| {
-        name.eq_ignore_ascii_case("sec-websocket-accept").then(|| value.trim())
-    });
+    let accept = head
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find_map(|(name, value)| name.eq_ignore_ascii_case("sec-websocket-accept").then(|| value.trim()));
     if accept == Some(ACCEPT) { Ok(()) } else { Err("upgrade with a wrong Sec-WebSocket-Accept".into()) }
 }
 

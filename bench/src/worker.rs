@@ -141,30 +141,40 @@ impl Worker {
     fn open(&mut self) -> Result<()> {
         let own = self.plan.own_connections();
         let mint = Mint::new(&self.plan.secret);
-        self.advance("opening", own, |worker| worker.observer.ready, |worker, local| {
-            let connection = worker.plan.connection(local);
-            let resource = format!("{}?token={}", worker.plan.path, mint.token(connection)?);
-            let source = match worker.plan.sources {
-                0 => None,
-                sources => Some(Ipv4Addr::new(127, 0, 0, 1 + (connection % u32::from(sources)) as u8)),
-            };
-            worker.opened += 1;
-            let target = Target { addr: worker.plan.addr, resource: &resource, source };
-            worker.swarm.connect(target).with_context(|| format!("cannot connect to {}", worker.plan.addr))
-        })
+        self.advance(
+            "opening",
+            own,
+            |worker| worker.observer.ready,
+            |worker, local| {
+                let connection = worker.plan.connection(local);
+                let resource = format!("{}?token={}", worker.plan.path, mint.token(connection)?);
+                let source = match worker.plan.sources {
+                    0 => None,
+                    sources => Some(Ipv4Addr::new(127, 0, 0, 1 + (connection % u32::from(sources)) as u8)),
+                };
+                worker.opened += 1;
+                let target = Target { addr: worker.plan.addr, resource: &resource, source };
+                worker.swarm.connect(target).with_context(|| format!("cannot connect to {}", worker.plan.addr))
+            },
+        )
     }
 
     fn join(&mut self) -> Result<()> {
         let own = self.plan.own_connections();
-        self.advance("joining", own, |worker| worker.observer.joined, |worker, local| {
-            let room = worker.plan.schedule.topology.room_of(worker.plan.connection(local));
-            payload::write_join(&worker.plan.room_name(room), &mut worker.text);
-            worker.swarm.send(local, worker.text.as_bytes())?;
-            if worker.plan.dialect == Dialect::Plain {
-                worker.swarm.send(local, payload::PING.as_bytes())?;
-            }
-            Ok(())
-        })
+        self.advance(
+            "joining",
+            own,
+            |worker| worker.observer.joined,
+            |worker, local| {
+                let room = worker.plan.schedule.topology.room_of(worker.plan.connection(local));
+                payload::write_join(&worker.plan.room_name(room), &mut worker.text);
+                worker.swarm.send(local, worker.text.as_bytes())?;
+                if worker.plan.dialect == Dialect::Plain {
+                    worker.swarm.send(local, payload::PING.as_bytes())?;
+                }
+                Ok(())
+            },
+        )
     }
 
     /// Does `step` for each own connection, at most `connect_burst` of them under way, until `done` has counted all.
