@@ -137,6 +137,9 @@ mod tests {
     }
 
     proptest! {
+
+        #![proptest_config(crate::seeded())]
+
         #[test]
         fn a_place_survives_its_id(
             room in "[A-Za-z0-9_.:-]{1,128}",

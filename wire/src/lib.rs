@@ -10,3 +10,14 @@ pub mod frame;
 pub mod handshake;
 pub mod id;
 pub mod message;
+
+/// The same cases in every run; the fuzz targets look for new ones.
+#[cfg(test)]
+fn seeded() -> proptest::test_runner::Config {
+    proptest::test_runner::Config {
+        cases: 512,
+        rng_seed: proptest::test_runner::RngSeed::Fixed(1),
+        failure_persistence: None,
+        ..proptest::test_runner::Config::default()
+    }
+}

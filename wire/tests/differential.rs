@@ -4,6 +4,7 @@ mod peer;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use roomwire_wire::frame::{Opcode, Role, encode, encode_masked};
 
 /// A frame that is mostly right: any first byte among those that mean something, any payload, sometimes text.
@@ -31,7 +32,13 @@ fn frame(role: Role) -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    // The same cases each time; the fuzz target `differential` looks for new ones.
+    #![proptest_config(ProptestConfig {
+        cases: 1500,
+        rng_seed: RngSeed::Fixed(1),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn frames_of_a_client(
@@ -39,7 +46,7 @@ proptest! {
         damage in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
         piece in 1usize..64,
     ) {
-        peer::compare(&damaged(frames, damage), piece, Role::Server);
+        peer::compare(&damaged(&frames, damage), piece, Role::Server);
     }
 
     #[test]
@@ -48,12 +55,12 @@ proptest! {
         damage in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
         piece in 1usize..64,
     ) {
-        peer::compare(&damaged(frames, damage), piece, Role::Client);
+        peer::compare(&damaged(&frames, damage), piece, Role::Client);
     }
 }
 
 /// The frames as one stream, in some cases with one byte changed.
-fn damaged(frames: Vec<Vec<u8>>, damage: Option<(prop::sample::Index, u8)>) -> Vec<u8> {
+fn damaged(frames: &[Vec<u8>], damage: Option<(prop::sample::Index, u8)>) -> Vec<u8> {
     let mut stream = frames.concat();
     if let (Some((index, byte)), false) = (damage, stream.is_empty()) {
         let index = index.index(stream.len());

@@ -54,6 +54,9 @@ mod tests {
     }
 
     proptest! {
+
+        #![proptest_config(crate::seeded())]
+
         #[test]
         fn two_parts_are_as_good_as_one(bytes: Vec<u8>, mask: [u8; 4], cut: prop::sample::Index) {
             let cut = cut.index(bytes.len() + 1);

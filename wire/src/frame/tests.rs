@@ -380,6 +380,9 @@ mod properties {
     }
 
     proptest! {
+
+        #![proptest_config(crate::seeded())]
+
         #[test]
         fn any_messages_in_any_fragments_in_any_reads_come_out_as_they_went_in(
             messages in vec((message(), vec(any::<prop::sample::Index>(), 0..5), any::<[u8; 4]>()), 0..8),

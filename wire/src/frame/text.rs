@@ -150,6 +150,9 @@ mod tests {
     }
 
     proptest! {
+
+        #![proptest_config(crate::seeded())]
+
         #[test]
         fn any_bytes_are_judged_as_std_judges_them(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
             check_all_cuts(&bytes);

@@ -393,6 +393,9 @@ fn a_hundred_headers_and_four_kibibytes_of_target_are_fine() {
 }
 
 proptest::proptest! {
+
+    #![proptest_config(crate::seeded())]
+
     #[test]
     fn a_damaged_request_is_refused_or_still_an_upgrade_but_never_a_panic(
         index: proptest::sample::Index,
