@@ -119,7 +119,21 @@ pub enum ToShard {
         /// Unix ms of its creation.
         timestamp: u64,
     },
-    /// A request could not be served: answered with `error`.
+    /// A page of history cannot be given now: answered with `error`. Ends the answer; a member that waits to go live
+    /// is not forgotten, its shard asks again after `retry_after_ms`.
+    HistoryRefused {
+        /// For whom.
+        to: ConnectionRef,
+        /// The room.
+        room: RoomId,
+        /// Why.
+        code: ErrorCode,
+        /// In plain words.
+        message: &'static str,
+        /// When to try again.
+        retry_after_ms: Option<u32>,
+    },
+    /// A publish or a receipt could not be served: answered with `error`.
     Refused {
         /// For whom.
         to: ConnectionRef,
@@ -292,7 +306,8 @@ pub enum ToBridge {
         /// The message.
         message_id: Arc<str>,
     },
-    /// A page of history, or a resume. Answered with `HistoryPage` or `Refused`.
+    /// A page of history, or a resume. Answered with `HistoryPage` or `HistoryRefused`, one for each ask; a connection
+    /// has at most one ask under way.
     History {
         /// For whom.
         from: ConnectionRef,

@@ -1,0 +1,267 @@
+//! A room's home: its membership over all shards of the node.
+
+use super::Engine;
+use super::slab::{HashSeed, Named};
+use crate::mesh::{Asker, ToBridge, ToShard};
+use crate::names::{ConnectionRef, RoomId, ShardId, User};
+use bytes::Bytes;
+use hashbrown::HashTable;
+use roomwire_wire::id::USER_ROOM_PREFIX;
+use roomwire_wire::message::{Member, ServerMessage};
+use smallvec::SmallVec;
+
+/// The most users that `members` lists.
+const LISTED_USERS_MAX: usize = 100;
+/// A roster is searched from end to end up to this size, and by hash beyond.
+const SCANNED_USERS_MAX: usize = 16;
+/// Milliseconds between two counts of a large room.
+const RECOUNT_MS: u64 = 1_000;
+
+/// Connections by shard, for a room or a user.
+#[derive(Debug, Default)]
+pub(super) struct ShardCounts(SmallVec<[(ShardId, u32); 2]>);
+
+impl ShardCounts {
+    pub(super) fn add(&mut self, shard: ShardId) {
+        match self.0.iter_mut().find(|(known, _)| *known == shard) {
+            Some((_, count)) => *count += 1,
+            None => self.0.push((shard, 1)),
+        }
+    }
+
+    /// Whether the shard had one to remove.
+    pub(super) fn remove(&mut self, shard: ShardId) -> bool {
+        let Some(at) = self.0.iter().position(|(known, _)| *known == shard) else { return false };
+        self.0[at].1 -= 1;
+        if self.0[at].1 == 0 {
+            self.0.swap_remove(at);
+        }
+        true
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn total(&self) -> u32 {
+        self.0.iter().map(|(_, count)| count).sum()
+    }
+
+    pub(super) fn shards(&self) -> SmallVec<[ShardId; 8]> {
+        self.0.iter().map(|(shard, _)| *shard).collect()
+    }
+}
+
+/// One room as its home knows it.
+pub(super) struct RoomHome {
+    room: RoomId,
+    roster: Roster,
+    shards: ShardCounts,
+    /// Its count changed and is told when a second has passed since `counted_ms`.
+    recount: bool,
+    counted_ms: u64,
+}
+
+impl Named for RoomHome {
+    fn name(&self) -> &str {
+        &self.room
+    }
+}
+
+#[derive(Debug)]
+struct RosterUser {
+    user: User,
+    connections: u32,
+}
+
+/// The users of a room, in an order that no hash decides.
+#[derive(Debug, Default)]
+struct Roster {
+    users: Vec<RosterUser>,
+    index: Option<HashTable<u32>>,
+}
+
+impl Roster {
+    fn find(&self, user: &str, seed: &HashSeed) -> Option<usize> {
+        let Some(index) = &self.index else {
+            return self.users.iter().position(|known| &*known.user.id == user);
+        };
+        let is_it = |at: &u32| self.users.get(*at as usize).is_some_and(|known| &*known.user.id == user);
+        index.find(seed.hash(user), is_it).map(|at| *at as usize)
+    }
+
+    /// Adds a connection; whether it is the user's first.
+    fn add(&mut self, user: &User, seed: &HashSeed) -> bool {
+        if let Some(at) = self.find(&user.id, seed) {
+            self.users[at].connections += 1;
+            self.users[at].user.name = user.name.clone();
+            return false;
+        }
+        self.users.push(RosterUser { user: user.clone(), connections: 1 });
+        let users = &self.users;
+        let rehash = |at: &u32| users.get(*at as usize).map_or(0, |known| seed.hash(&known.user.id));
+        if let Some(index) = &mut self.index {
+            index.insert_unique(seed.hash(&user.id), (users.len() - 1) as u32, rehash);
+        } else if users.len() > SCANNED_USERS_MAX {
+            let mut index = HashTable::with_capacity(2 * users.len());
+            for (at, known) in users.iter().enumerate() {
+                index.insert_unique(seed.hash(&known.user.id), at as u32, rehash);
+            }
+            self.index = Some(index);
+        }
+        true
+    }
+
+    /// Removes a connection; the user, if it was its last.
+    fn remove(&mut self, user: &str, seed: &HashSeed) -> Option<User> {
+        let at = self.find(user, seed)?;
+        self.users[at].connections -= 1;
+        if self.users[at].connections > 0 {
+            return None;
+        }
+        let last = self.users.len() - 1;
+        if let Some(index) = &mut self.index {
+            if let Ok(entry) = index.find_entry(seed.hash(user), |known| *known as usize == at) {
+                entry.remove();
+            }
+            let moved = seed.hash(&self.users[last].user.id);
+            if let Some(position) = index.find_mut(moved, |known| *known as usize == last) {
+                *position = at as u32;
+            }
+        }
+        Some(self.users.swap_remove(at).user)
+    }
+}
+
+impl Engine {
+    /// A connection joins. `user_joined`, if due, reaches the joiner's shard before the answer does.
+    pub(super) fn home_join(&mut self, room: &RoomId, user: &User, from: ConnectionRef) {
+        let slot = self.room_homes.find_or_insert(room, || RoomHome {
+            room: room.clone(),
+            roster: Roster::default(),
+            shards: ShardCounts::default(),
+            recount: false,
+            counted_ms: 0,
+        });
+        let Some(home) = self.room_homes.get_mut(slot) else { return };
+        home.shards.add(from.shard);
+        if home.roster.add(user, &self.hash_seed) {
+            let users = home.roster.users.len();
+            self.tell_of(slot, users, user, |user_id, username, room_id, timestamp| ServerMessage::UserJoined {
+                user_id,
+                username,
+                room_id,
+                timestamp,
+            });
+        }
+        self.post(from.shard, ToShard::JoinAnswer { to: from, room: room.clone() });
+    }
+
+    /// A connection left or died.
+    pub(super) fn home_leave(&mut self, room: &RoomId, user: &User, shard: ShardId) {
+        let Some(slot) = self.room_homes.find(room) else { return };
+        let Some(home) = self.room_homes.get_mut(slot) else { return };
+        home.shards.remove(shard);
+        let users = home.roster.users.len();
+        let gone = home.roster.remove(&user.id, &self.hash_seed);
+        if home.roster.users.is_empty() {
+            self.room_homes.remove(slot);
+        } else if let Some(gone) = gone {
+            self.tell_of(slot, users, &gone, |user_id, username, room_id, timestamp| ServerMessage::UserLeft {
+                user_id,
+                username,
+                room_id,
+                timestamp,
+            });
+        }
+    }
+
+    /// Tells the room who came or went; in a large room only that its count changed, once a second, since else a mass
+    /// reconnect costs the square of the room.
+    fn tell_of(
+        &mut self,
+        slot: u32,
+        users: usize,
+        user: &User,
+        event: impl for<'a> Fn(&'a str, &'a str, &'a str, u64) -> ServerMessage<'a>,
+    ) {
+        let limit = self.config.limits.join_events_members_max;
+        let Some(home) = self.room_homes.get_mut(slot) else { return };
+        if limit > 0 && users > limit as usize {
+            if !std::mem::replace(&mut home.recount, true) {
+                self.recounts.push(slot);
+            }
+            return;
+        }
+        let message = event(&user.id, &user.name, &home.room, self.now.unix_ms);
+        let payload = json(&message);
+        self.post_to_members(slot, &payload);
+    }
+
+    fn post_to_members(&mut self, slot: u32, payload: &Bytes) {
+        let Some(home) = self.room_homes.get(slot) else { return };
+        let room = home.room.clone();
+        for shard in home.shards.shards() {
+            self.post(shard, ToShard::Event { room: room.clone(), payload: payload.clone() });
+        }
+    }
+
+    /// An ephemeral event for all members, on whichever shard.
+    pub(super) fn spread(&mut self, room: &RoomId, payload: &Bytes) {
+        if room.starts_with(USER_ROOM_PREFIX) {
+            self.event(room, payload);
+        } else if let Some(slot) = self.room_homes.find(room) {
+            self.post_to_members(slot, payload);
+        }
+    }
+
+    /// Who is there?
+    pub(super) fn home_members(&mut self, room: &RoomId, asker: Asker) {
+        let home = self.room_homes.find(room).and_then(|slot| self.room_homes.get(slot));
+        let users: &[RosterUser] = home.map_or(&[], |home| &home.roster.users);
+        let count = users.len() as u64;
+        let listed = &users[..users.len().min(LISTED_USERS_MAX)];
+        match asker {
+            Asker::Connection(to) => {
+                let listed: Vec<Member<'_>> = listed
+                    .iter()
+                    .map(|known| Member { user_id: &known.user.id, username: &known.user.name })
+                    .collect();
+                let payload = json(&ServerMessage::Members { room_id: room, count, users: Some(&listed) });
+                self.post(to.shard, ToShard::MembersAnswer { to, payload });
+            }
+            Asker::Http(call) => {
+                let users = listed.iter().map(|known| known.user.clone()).collect();
+                self.effects.bridge.push(ToBridge::MembersAnswer { call, count, users });
+            }
+        }
+    }
+
+    /// Tells the counts of large rooms that are due.
+    pub(super) fn recount(&mut self) {
+        if self.recounts.is_empty() {
+            return;
+        }
+        let now_ms = self.now.mono_ms();
+        let mut later = Vec::new();
+        for slot in std::mem::take(&mut self.recounts) {
+            let Some(home) = self.room_homes.get_mut(slot).filter(|home| home.recount) else { continue };
+            if now_ms < home.counted_ms + RECOUNT_MS {
+                later.push(slot);
+                continue;
+            }
+            (home.recount, home.counted_ms) = (false, now_ms);
+            let count = home.roster.users.len() as u64;
+            let payload = json(&ServerMessage::Members { room_id: &home.room, count, users: None });
+            self.post_to_members(slot, &payload);
+        }
+        self.recounts = later;
+    }
+}
+
+/// A message that goes to other shards.
+pub(super) fn json(message: &ServerMessage<'_>) -> Bytes {
+    let mut payload = Vec::with_capacity(160);
+    message.write(&mut payload);
+    Bytes::from(payload)
+}
