@@ -521,4 +521,17 @@ impl Engine {
         let retry_after_ms = retry_after_ms.map(u64::from);
         self.send(to, &ServerMessage::Error { code, message, client_id, retry_after_ms }, Kind::Kept);
     }
+
+    /// How full the tables are: connections, users, rooms, watched users, and what this shard is home of.
+    #[cfg(test)]
+    fn tables(&self) -> [usize; 6] {
+        [
+            self.connections.len(),
+            self.users.len(),
+            self.rooms.len(),
+            self.watched.len(),
+            self.room_homes.len(),
+            self.user_homes.len(),
+        ]
+    }
 }

@@ -17,7 +17,9 @@ impl Engine {
     /// Closes an open connection after what is queued for it; one that is not upgraded yet is refused.
     pub(super) fn close(&mut self, id: ConnectionId, code: CloseCode, reason: &str) {
         match self.connection(id).map(|connection| connection.phase) {
-            Some(Phase::Handshake) => self.refuse(id, Refusal::Unavailable { retry_after_secs: super::RETRY_AFTER_SECS }),
+            Some(Phase::Handshake) => {
+                self.refuse(id, Refusal::Unavailable { retry_after_secs: super::RETRY_AFTER_SECS })
+            }
             Some(Phase::Open) => {
                 self.counters.closes_total[code.index()] += 1;
                 let last = self.framer.raw(|out| encode_close(code as u16, reason, out));

@@ -263,7 +263,9 @@ mod tests {
     #[test]
     fn a_star_stands_for_any_run() {
         let matches = |glob: &str, name: &str| matches_glob(glob.as_bytes(), name.as_bytes());
-        for (glob, name) in [("*", ""), ("*", "a"), ("a*", "a"), ("a*c", "abbc"), ("*b*b", "abcb"), ("a", "a"), ("**", "x")] {
+        for (glob, name) in
+            [("*", ""), ("*", "a"), ("a*", "a"), ("a*c", "abbc"), ("*b*b", "abcb"), ("a", "a"), ("**", "x")]
+        {
             assert!(matches(glob, name), "{glob} {name}");
         }
         for (glob, name) in [("", "a"), ("a", "ab"), ("a*c", "abcd"), ("*b", "abc"), ("team.*", "team"), ("b", "a")] {

@@ -42,7 +42,8 @@ impl Engine {
     /// All that are not on their way out. Those in the handshake are refused at once.
     fn open_connections(&mut self) -> Vec<ConnectionId> {
         let slots = 0..self.connections.end();
-        let all: Vec<_> = slots.filter_map(|slot| self.connections.get(slot)).map(|known| (known.id, known.phase)).collect();
+        let all: Vec<_> =
+            slots.filter_map(|slot| self.connections.get(slot)).map(|known| (known.id, known.phase)).collect();
         let mut open = Vec::with_capacity(all.len());
         for (id, phase) in all {
             match phase {

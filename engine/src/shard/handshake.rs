@@ -130,8 +130,7 @@ impl Engine {
             return;
         }
         let node = self.config.node.clone();
-        let connection_id =
-            format!("{node}-{}-{:x}-{:x}-{:x}", self.shard.0, id.slot, id.generation, self.boot >> 16);
+        let connection_id = format!("{node}-{}-{:x}-{:x}-{:x}", self.shard.0, id.slot, id.generation, self.boot >> 16);
         let connected = ServerMessage::Connected {
             username: &user.name,
             timestamp: self.now.unix_ms,

@@ -30,7 +30,8 @@ impl Rare {
 impl Engine {
     /// Queues a request for history, unless too many wait; then the client is told.
     pub(super) fn ask_page_if_few(&mut self, id: ConnectionId, room: RoomId, ask: HistoryAsk, purpose: Purpose) {
-        let waiting = self.connection(id).and_then(|connection| connection.rare.as_ref()).map_or(0, |rare| rare.asks.len());
+        let waiting =
+            self.connection(id).and_then(|connection| connection.rare.as_ref()).map_or(0, |rare| rare.asks.len());
         if waiting >= ASKS_MAX {
             let message = "too many requests for history wait on this connection";
             self.error(id, ErrorCode::RateLimited, message, None, Some(RETRY_MS));

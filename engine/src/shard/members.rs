@@ -223,10 +223,8 @@ impl Engine {
         let listed = &users[..users.len().min(LISTED_USERS_MAX)];
         match asker {
             Asker::Connection(to) => {
-                let listed: Vec<Member<'_>> = listed
-                    .iter()
-                    .map(|known| Member { user_id: &known.user.id, username: &known.user.name })
-                    .collect();
+                let listed: Vec<Member<'_>> =
+                    listed.iter().map(|known| Member { user_id: &known.user.id, username: &known.user.name }).collect();
                 let payload = json(&ServerMessage::Members { room_id: room, count, users: Some(&listed) });
                 self.post(to.shard, ToShard::MembersAnswer { to, payload });
             }

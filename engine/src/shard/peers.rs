@@ -17,7 +17,11 @@ impl Peers {
     pub(super) fn new(limits: &Limits, shards: u16) -> Peers {
         let part = |limit: u32| limit.div_ceil(u32::from(shards.max(1)));
         Peers {
-            connections_max: if limits.connections_max == 0 { usize::MAX } else { part(limits.connections_max) as usize },
+            connections_max: if limits.connections_max == 0 {
+                usize::MAX
+            } else {
+                part(limits.connections_max) as usize
+            },
             address_max: part(limits.connections_per_address_max),
             by_address: HashMap::default(),
             by_slot: HashMap::default(),

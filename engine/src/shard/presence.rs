@@ -163,11 +163,4 @@ impl Engine {
         }
         self.send_to_user(user, payload, Kind::Ephemeral);
     }
-
-    /// For tests and figures: how many users this home knows.
-    #[cfg(test)]
-    pub(super) fn user_homes_len(&self) -> usize {
-        self.user_homes.len()
-    }
 }
-

@@ -94,10 +94,8 @@ impl Engine {
 
     pub(super) fn watch_presence(&mut self, id: ConnectionId, users: &[Cow<'_, str>]) {
         for user in users {
-            let slot = self.watched.find_or_insert(user, || Watched {
-                user: UserId::new(user),
-                watchers: SmallVec::new(),
-            });
+            let slot =
+                self.watched.find_or_insert(user, || Watched { user: UserId::new(user), watchers: SmallVec::new() });
             let Some(connection) = self.connections.get_mut(id.slot) else { return };
             let Some(watched) = self.watched.get_mut(slot) else { return };
             let watches = &mut connection.rare_mut().watches;
