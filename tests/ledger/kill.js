@@ -226,7 +226,7 @@ async function settle(clients) {
   const until = Date.now() + SETTLE_MS_MAX;
   const open = () => clients.filter((client) => client.outbox.size || [...client.rooms.values()].some((room) => !room.live));
   while (open().length) {
-    if (Date.now() > until) return violated(`${open().length} clients did not come to rest in ${SETTLE_MS_MAX} ms; ${open()[0].name} waits for ${open()[0].outbox.size} acks`);
+    if (Date.now() > until) return violated(`${open().length} clients did not come to rest in ${SETTLE_MS_MAX} ms; ${open()[0].name} waits for ${open()[0].outbox.size} acks, its socket is ${open()[0].socket?.readyState}`);
     await sleep(50);
   }
   await sleep(500); // what is under way to a member arrives
