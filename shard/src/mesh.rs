@@ -258,6 +258,7 @@ impl<T> Outgoing<T> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use roomwire_engine::names::UserId;

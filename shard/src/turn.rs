@@ -100,14 +100,14 @@ impl Driver {
         }
         self.flush_connections(now);
         self.rearm(now);
-        let spilled = self.flush_lanes(now);
+        let spilled = self.flush_lanes();
         self.pause_or_resume_reads(spilled);
-        if self.drained && spilled == 0 {
-            return Ok(Next::End);
-        }
         self.set_timer(now, spilled);
         if self.ring.wants_enter() {
             self.ring.enter()?;
+        }
+        if self.drained && spilled == 0 {
+            return Ok(Next::End);
         }
         Ok(if self.has_work() { Next::Turn } else { Next::Sleep })
     }
@@ -170,7 +170,7 @@ impl Driver {
     }
 
     /// Puts messages to other threads on their lanes and rings each bell once. How many are spilled.
-    fn flush_lanes(&mut self, _now: Now) -> usize {
+    fn flush_lanes(&mut self) -> usize {
         for (shard, message) in self.engine.effects.shards.drain(..) {
             self.mesh.send(shard, message);
         }
