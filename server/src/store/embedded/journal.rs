@@ -1,9 +1,10 @@
-//! Cuts the end of fjall's newest journal file where it must not count.
+//! Looks at fjall's newest journal file before the database is opened, and cuts its end off where it must not count.
 //!
-//! Two cases. A write that a power loss tore: fjall 3.1 drops a last batch that is cut short by itself, but refuses to
-//! open when the batch has its full length and a wrong checksum. And a batch whose commit failed in this process: the
-//! kernel may show its bytes although they never reached the disk, so the batch is cut before the database is opened
-//! again, and its rows have to be written again.
+//! Two cases. A write that a power loss tore: fjall 3.1 drops a last batch that is cut short, but refuses to open (or
+//! trips over an assertion) when the batch has its full length and is wrong inside; and it silently drops everything
+//! behind the first entry that it cannot read, acked or not. And a batch whose commit failed in this process: the kernel
+//! may show its bytes although they never reached the disk, so the batch is cut before the database is opened again, and
+//! its rows have to be written again.
 //!
 //! The format is fjall's `journal/entry.rs`: Start (1) count u32 seqno u64; Item (2) type u8, compression, keyspace u64,
 //! key length u16, value length u32, length on disk u32, key, value; Clear (4) keyspace u64; End (3) checksum u64,
@@ -23,33 +24,60 @@ struct Survey {
     batches: Vec<(usize, u64)>,
     /// Where the first unsound batch begins: the end of the sound part.
     sound_end: usize,
-    /// Whether a complete batch seems to follow the unsound one.
+    /// Whether a whole batch follows the unsound one.
     more_behind: bool,
 }
 
-/// Cuts a torn last batch. `false` if there was none, or if whole batches follow the damage: then acked messages would be
-/// lost, and a person has to decide.
-pub(super) fn cut_torn_tail(database: &Path) -> io::Result<bool> {
-    let Some(path) = newest(database)? else { return Ok(false) };
-    let bytes = std::fs::read(&path)?;
+/// The state of the newest journal, after what could be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mended {
+    /// Nothing had to be done.
+    Sound,
+    /// A torn last batch was cut off.
+    Cut,
+    /// Whole batches follow the damage: acked messages would be lost, so a person has to decide.
+    Damaged,
+}
+
+/// Cuts a torn last batch. With `all`, also whole batches behind it: between two fsyncs the kernel writes pages in any
+/// order, so that they say nothing about what stands before them.
+pub(super) fn mend(database: &Path, all: bool) -> io::Result<Mended> {
+    let Some(path) = newest(database)? else { return Ok(Mended::Sound) };
+    let bytes = read(&path)?;
     let survey = survey(&bytes);
-    let damaged = bytes[survey.sound_end..].iter().any(|byte| *byte != 0);
-    if !damaged || survey.more_behind {
-        return Ok(false);
+    if survey.sound_end >= bytes.len() {
+        return Ok(Mended::Sound);
+    }
+    if survey.more_behind && !all {
+        return Ok(Mended::Damaged);
     }
     cut(&path, survey.sound_end)?;
-    Ok(true)
+    Ok(Mended::Cut)
 }
 
 /// Cuts every batch of the newest journal whose seqno is `from` or above. Whether there was one.
 pub(super) fn cut_from(database: &Path, from: u64) -> io::Result<bool> {
     let Some(path) = newest(database)? else { return Ok(false) };
-    let bytes = std::fs::read(&path)?;
+    let bytes = read(&path)?;
     let survey = survey(&bytes);
     let first = survey.batches.iter().find(|(_, seqno)| *seqno >= from).map(|(start, _)| *start);
     // Behind the sound batches lies what the failed write got out, or preallocated zeros.
     cut(&path, first.unwrap_or(survey.sound_end))?;
     Ok(first.is_some())
+}
+
+/// A file's bytes without the zeros at its end: fjall makes each journal 64 MiB large before it writes. A sound batch ends
+/// with a byte that is not zero.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let mut bytes = std::fs::read(path)?;
+    while bytes.last_chunk::<4096>() == Some(&ZEROS) {
+        bytes.truncate(bytes.len() - ZEROS.len());
+    }
+    while bytes.last() == Some(&0) {
+        bytes.pop();
+    }
+    Ok(bytes)
 }
 
 fn cut(path: &Path, end: usize) -> io::Result<()> {
@@ -63,9 +91,15 @@ fn cut(path: &Path, end: usize) -> io::Result<()> {
 }
 
 /// The journal file with the highest number.
-pub(super) fn newest(database: &Path) -> io::Result<Option<PathBuf>> {
+fn newest(database: &Path) -> io::Result<Option<PathBuf>> {
     let mut best: Option<(u64, PathBuf)> = None;
-    for entry in std::fs::read_dir(database)? {
+    let entries = match std::fs::read_dir(database) {
+        Ok(entries) => entries,
+        // A first start.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
         let path = entry?.path();
         let number = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".jnl"));
         let Some(number) = number.and_then(|number| number.parse::<u64>().ok()) else { continue };
@@ -82,9 +116,13 @@ fn survey(bytes: &[u8]) -> Survey {
         survey.batches.push((survey.sound_end, seqno));
         survey.sound_end = end;
     }
-    // The unsound batch may have its own trailer; a second one belongs to a batch behind it.
+    // Batches touch: one that follows the unsound one begins behind a trailer.
     let behind = bytes.get(survey.sound_end..).unwrap_or_default();
-    survey.more_behind = behind.windows(MAGIC.len()).filter(|window| *window == MAGIC).count() > 1;
+    survey.more_behind = behind
+        .windows(MAGIC.len())
+        .enumerate()
+        .filter(|(_, window)| *window == MAGIC)
+        .any(|(at, _)| sound_batch(bytes, survey.sound_end + at + MAGIC.len()).is_some());
     survey
 }
 

@@ -6,7 +6,8 @@
 //! <data.dir>/messages/       fjall
 //! ```
 
-use super::{EmbeddedConfig, Fsync, OpenError, journal};
+use super::journal::{self, Mended};
+use super::{EmbeddedConfig, Fsync, OpenError};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -73,28 +74,18 @@ impl DataDir {
         free_bytes(&self.path)
     }
 
-    /// Opens the database; cuts a torn last write first where fjall asks for it.
+    /// Opens the database, after a torn last write was cut off its journal.
     pub(super) fn open(&self, config: &EmbeddedConfig) -> Result<Tables, OpenError> {
-        match self.open_once(config) {
-            Err(fjall::Error::JournalRecovery(error)) => {
-                let database = self.database_path();
-                let cut = journal::cut_torn_tail(&database).map_err(|error| self.io(error))?;
-                if !cut {
-                    return Err(OpenError::Damaged { path: database, error: format!("{error:?}") });
-                }
-                if config.fsync == Fsync::Always {
-                    tracing::warn!(
-                        "the store's last write was torn, by a power loss perhaps, and never acked: removed it"
-                    );
-                } else {
-                    tracing::warn!(
-                        "the store's last write was torn and is removed; store.fsync = always would keep all"
-                    );
-                }
-                self.open_once(config).map_err(|error| self.database_error(error))
+        let path = self.database_path();
+        match journal::mend(&path, config.fsync != Fsync::Always).map_err(|error| self.io(error))? {
+            Mended::Sound => {}
+            Mended::Cut => tracing::warn!("the store's last write was torn, by a power loss perhaps: removed it"),
+            Mended::Damaged => {
+                let error = "the newest journal is damaged before its end".to_owned();
+                return Err(OpenError::Damaged { path, error });
             }
-            other => other.map_err(|error| self.database_error(error)),
         }
+        self.open_once(config).map_err(|error| self.database_error(error))
     }
 
     fn open_once(&self, config: &EmbeddedConfig) -> fjall::Result<Tables> {
