@@ -6,14 +6,14 @@
 mod secret;
 
 use crate::auth::{Authenticator, Mint};
-use crate::bridge::{self, BridgeHandle, BridgeSetup};
+use crate::bridge::{self, BridgeHandle, BridgeSetup, StartError};
 use crate::cli::Failure;
 use crate::config::settings::descriptor_limit;
 use crate::config::types::{Fsync, Reject};
 use crate::config::{Secret, Settings};
 use crate::http::{Dev, HttpConfig};
 use crate::signals::{Signal, Signals};
-use crate::store::embedded::{self, EmbeddedConfig};
+use crate::store::embedded::{self, EmbeddedConfig, OpenError};
 use roomwire_engine::bridge::BridgeConfig;
 use roomwire_engine::limits::EngineConfig;
 use roomwire_engine::names::ShardId;
@@ -42,7 +42,7 @@ const DEV_TOKEN_SECS: u64 = 3_600;
 ///
 /// # Errors
 /// [`Failure`]: 78 where it can never start like this, 1 where trying again may help.
-pub fn serve(settings: Settings, echo: bool) -> Result<(), Failure> {
+pub fn serve(settings: &Settings, echo: bool) -> Result<(), Failure> {
     let signals = Signals::block().map_err(|error| Failure::runtime(format!("cannot block signals: {error}")))?;
     roomwire_shard::probe::probe().map_err(|unsupported| Failure::config(unsupported.to_string()))?;
     raise_descriptor_limit();
@@ -50,10 +50,10 @@ pub fn serve(settings: Settings, echo: bool) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     refuse_taken_port(settings.listen)?;
-    let secret = secret::of(&settings)?;
+    let secret = secret::of(settings)?;
     let drain = Duration::from_secs(u64::from(settings.config.drain.secs));
-    let (bridge, shards) = start(&settings, &secret, echo)?;
-    wait(&signals, bridge, shards, drain)
+    let (bridge, shards) = start(settings, &secret, echo)?;
+    wait(&signals, bridge, &shards, drain)
 }
 
 /// Starts bridge and shards, and says where they listen.
@@ -68,12 +68,32 @@ fn start(settings: &Settings, secret: &Secret, echo: bool) -> Result<(BridgeHand
         store: store_config(settings),
         http: http_config(settings, settings.dev.then_some(&authenticator)),
     })
-    .map_err(|error| Failure::runtime(error.to_string()))?;
+    .map_err(start_failure)?;
     let shards = start_shards(settings, lanes, &authenticator.verify(), echo)?;
     let listen = shards.first().map_or(settings.listen, |shard| shard.local_addr);
     bridge.started(listen);
     announce(settings, listen, bridge.http_addr(), echo);
     Ok((bridge, shards))
+}
+
+/// What will not be better at the next try is the operator's: 78.
+fn start_failure(error: StartError) -> Failure {
+    match error {
+        StartError::Store(OpenError::Newer { .. } | OpenError::NotOurs { .. } | OpenError::Damaged { .. }) => {
+            Failure::config(error.to_string())
+        }
+        StartError::Http { addr, error } if error.kind() == std::io::ErrorKind::AddrInUse => {
+            Failure::runtime(taken("http.addr", addr))
+        }
+        _ => Failure::runtime(error.to_string()),
+    }
+}
+
+fn taken(key: &str, addr: SocketAddr) -> String {
+    let port = addr.port();
+    format!(
+        "{key} {addr} is taken by another process: stop it (`ss -ltnp sport = {port}` names it), or choose another with --set {key}=..."
+    )
 }
 
 fn start_shards(
@@ -225,10 +245,9 @@ fn refuse_taken_port(addr: SocketAddr) -> Result<(), Failure> {
         socket.bind(&addr.into())
     };
     match bind() {
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(Failure::runtime(format!(
-            "listen.addr {addr} is taken by another process: stop it (`ss -ltnp sport = {}` names it), or choose another with --set listen.addr=...",
-            addr.port()
-        ))),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            Err(Failure::runtime(taken("listen.addr", addr)))
+        }
         // Whatever else is wrong, the shard's own attempt says it best.
         _ => Ok(()),
     }
@@ -241,7 +260,7 @@ struct Stop {
 }
 
 /// Waits for signals until the node has drained.
-fn wait(signals: &Signals, bridge: BridgeHandle, shards: Vec<ShardHandle>, drain: Duration) -> Result<(), Failure> {
+fn wait(signals: &Signals, bridge: BridgeHandle, shards: &[ShardHandle], drain: Duration) -> Result<(), Failure> {
     let mut stop: Option<Stop> = None;
     while !bridge.is_finished() {
         match signals.wait(if stop.is_some() { LOOK_WHILE_DRAINING } else { LOOK }) {

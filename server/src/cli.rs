@@ -167,7 +167,7 @@ fn settings(args: ConfigArgs, dev: bool) -> Result<Settings, Problems> {
 fn serve(config: ConfigArgs, args: ServeArgs) -> Result<(), Failure> {
     let settings = settings(config, args.dev).map_err(|problems| Failure::config(problems.to_string()))?;
     logs::start(&settings.config.log).map_err(Failure::config)?;
-    boot::serve(settings, args.echo)
+    boot::serve(&settings, args.echo)
 }
 
 fn token(config: ConfigArgs, args: TokenArgs) -> Result<(), Failure> {

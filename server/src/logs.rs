@@ -32,7 +32,10 @@ pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
         let thread = std::thread::current();
         let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
-        let text = panic.payload_as_str().unwrap_or("no message");
+        let payload = panic.payload();
+        let text =
+            payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let text = text.unwrap_or("no message");
         let text = text.replace('\n', " ");
         eprintln!(
             "roomwire: panic in thread {} at {place}: {text}. This is a bug: please report it.",

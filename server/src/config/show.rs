@@ -111,7 +111,7 @@ that Kubernetes makes for a service called `roomwire` (`ROOMWIRE_SERVICE_...`, `
 | 0 | all | done; for `serve`: drained and stopped |
 | 1 | all | it failed at run time: the port or the data directory is taken, the disk cannot be written; trying again may help |
 | 2 | all | the command line is wrong; for `check-config`, `print-config`, `token`: the configuration is |
-| 78 | `serve` | the configuration is wrong, or this kernel does not give what is needed; trying again does not help |
+| 78 | `serve` | the configuration is wrong, or kernel or data directory do not give what is needed; trying again does not help |
 ";
 
 fn keys_of(section: &str) -> impl Iterator<Item = &'static Key> {
