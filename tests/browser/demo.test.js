@@ -1,7 +1,7 @@
 // The demo page in a real Chromium against the real server: two people chat, see each other type, come, go and read, page back
 // through history, cut a connection, and live through kill -9 of the server. Screenshots go to target/screenshots/.
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { chromium } from 'playwright-core';
@@ -270,6 +270,26 @@ test('a newcomer is asked for a name, with one proposed', async () => {
   await page.waitForSelector(`#people >> text="${proposed}"`);
   assert.match(await page.getAttribute('#second', 'href'), /\?room=browser-new$/);
   await context.close();
+});
+
+test('a server that lost its data: the page says so, shows what there is, and goes on', async () => {
+  const ada = await Person.open('Ada', 'browser-wiped');
+  for (let n = 1; n <= 3; n++) await ada.say(`old ${n}`);
+  await ada.outboxIsEmpty();
+  await server.kill();
+  await ada.until(() => document.querySelector('#status').dataset.state !== 'online');
+  rmSync(server.dir, { recursive: true });
+  mkdirSync(server.dir);
+  await server.start();
+  await publish('ben', 'browser-wiped', 1, () => 'new 1');
+  await ada.online();
+  await ada.sees('new 1');
+  await ada.shows('.note.gap', 'may be missing');
+  await ada.say('new 2');
+  await ada.sees('new 2');
+  await ada.outboxIsEmpty();
+  assert.deepEqual((await ada.messages()).map((message) => message.text), ['new 1', 'new 2']);
+  await ada.close();
 });
 
 test('no page had an error', () => assert.deepEqual(faults, []));
