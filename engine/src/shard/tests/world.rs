@@ -26,8 +26,10 @@ pub(super) struct Client {
     pub(super) blocked: bool,
     flight: Option<Chunk>,
     heard: Vec<String>,
-    /// The whole head of the HTTP answer.
-    pub(super) answer: String,
+    /// The whole HTTP answer.
+    answer: String,
+    /// How many sends it took to reach the client.
+    pub(super) chunks: u32,
     pub(super) shut: bool,
     pub(super) gone: bool,
 }
@@ -54,6 +56,7 @@ pub(super) struct World {
     pub(super) script: Script,
     pub(super) now: Now,
     pub(super) clients: Vec<Client>,
+    pub(super) stopped_accepting: bool,
 }
 
 pub(super) fn config(limits: Limits, shards: u16) -> EngineConfig {
@@ -114,6 +117,7 @@ impl World {
             script: Script { page_messages: 1_000, ..Script::default() },
             now,
             clients: Vec::new(),
+            stopped_accepting: false,
         }
     }
 
@@ -130,6 +134,7 @@ impl World {
             flight: None,
             heard: Vec::new(),
             answer: String::new(),
+            chunks: 0,
             shut: false,
             gone: false,
         });
@@ -191,7 +196,6 @@ impl World {
         self.run();
     }
 
-    #[allow(dead_code, reason = "used by the scenarios of closing")]
     pub(super) fn all(&mut self, message: &ToShard) {
         for shard in 0..self.engines.len() as u16 {
             self.mesh(shard, message.clone());
@@ -209,6 +213,7 @@ impl World {
     fn sent(&mut self, client: usize, chunk: Chunk) {
         let known = &mut self.clients[client];
         known.bytes.extend_from_slice(chunk.as_ref());
+        known.chunks += 1;
         self.engines[usize::from(known.shard)].sent(self.now, known.id, chunk);
     }
 
@@ -232,6 +237,7 @@ impl World {
     fn carry_out(&mut self, shard: u16) -> bool {
         let effects = std::mem::take(&mut self.engines[usize::from(shard)].effects);
         let mut any = false;
+        self.stopped_accepting |= effects.stop_accepting;
         for id in effects.sends {
             any = true;
             let client = self.client_of(shard, id);
@@ -382,6 +388,11 @@ impl World {
         let bytes = String::from_utf8_lossy(&self.clients[client].bytes);
         let (_, id) = bytes.split_once(r#""connectionId":""#).expect("connected was sent");
         id.split('"').next().expect("a string ends").to_owned()
+    }
+
+    pub(super) fn answer_of(&mut self, client: usize) -> &str {
+        self.clients[client].decode();
+        &self.clients[client].answer
     }
 
     /// The texts of the error codes heard, with all else left out.
