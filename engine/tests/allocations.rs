@@ -1,4 +1,5 @@
-//! A delivery allocates nothing: the number of allocations of a fan-out does not depend on how many hear it.
+//! A delivery allocates nothing: the number of allocations of a fan-out does not depend on how many hear it. And an
+//! idle connection costs a few hundred bytes in all.
 //!
 //! One test alone in its process, since the count is the process's.
 
@@ -14,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+/// Bytes allocated less bytes freed, without the allocator's own rounding.
+static LIVE_BYTES: AtomicU64 = AtomicU64::new(0);
 
 struct Counting;
 
@@ -21,17 +24,21 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        LIVE_BYTES.fetch_add(layout.size() as u64, Ordering::Relaxed);
         // SAFETY: the caller keeps `alloc`'s contract, which is the same.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE_BYTES.fetch_sub(layout.size() as u64, Ordering::Relaxed);
         // SAFETY: the pointer came from `System`, as all ours do.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        LIVE_BYTES.fetch_add(size as u64, Ordering::Relaxed);
+        LIVE_BYTES.fetch_sub(layout.size() as u64, Ordering::Relaxed);
         // SAFETY: the pointer came from `System`, as all ours do.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -79,17 +86,24 @@ fn send_all(engine: &mut Engine, sends: &mut Vec<ConnectionId>) -> usize {
 
 /// An engine with a room of so many live members.
 fn room_of(members: usize) -> Engine {
-    let (mut engine, mut sends) = (engine(), Vec::new());
+    let mut engine = engine();
     let mut join = Vec::new();
     encode_masked(Opcode::Text, br#"{"type":"join_room","roomId":"r"}"#, [7; 4], &mut join);
-    for member in 0..members {
+    connect(&mut engine, members, &join);
+    engine
+}
+
+/// So many clients, each with `first` right behind its handshake.
+fn connect(engine: &mut Engine, clients: usize, first: &[u8]) {
+    let mut sends = Vec::new();
+    for client in 0..clients {
         let connection = engine.accepted(NOW, None).expect("no limit");
         let mut head = format!(
-            "GET /?token=u{member} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            "GET /?token=u{client} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         )
         .into_bytes();
-        head.extend_from_slice(&join);
+        head.extend_from_slice(first);
         engine.received(NOW, connection, &mut head);
         for message in std::mem::take(&mut engine.effects.bridge) {
             if let ToBridge::History { from, room, .. } = message {
@@ -97,9 +111,8 @@ fn room_of(members: usize) -> Engine {
                 engine.mesh(NOW, ToShard::HistoryPage { to: from, room, payload, next: None, live: true });
             }
         }
-        send_all(&mut engine, &mut sends);
+        send_all(engine, &mut sends);
     }
-    engine
 }
 
 /// Allocations of one turn that delivers `messages` to all members, after some such turns; and the sends of it.
@@ -129,4 +142,16 @@ fn a_delivery_allocates_nothing() {
     // Several messages in a turn leave in one send for each member, gathered in buffers that are used again.
     assert_eq!(allocations(&mut small, 5), (5, 10));
     assert_eq!(allocations(&mut large, 5), (5, 1_000));
+    an_idle_connection_costs_a_few_hundred_bytes();
+}
+
+/// Slot, user, presence and wheel, of 4,000 clients of as many users.
+fn an_idle_connection_costs_a_few_hundred_bytes() {
+    let mut engine = engine();
+    connect(&mut engine, 1, &[]);
+    let before = LIVE_BYTES.load(Ordering::Relaxed);
+    connect(&mut engine, 4_000, &[]);
+    let each = (LIVE_BYTES.load(Ordering::Relaxed) - before) / 4_000;
+    println!("{each} bytes for each idle connection");
+    assert!(each <= 450, "{each} bytes");
 }

@@ -105,7 +105,7 @@ impl Engine {
     pub(super) fn late_pong(&mut self, id: ConnectionId) {
         let tick = self.tick;
         let Some(connection) = self.connection_mut(id) else { return };
-        if !connection.rare.as_ref().is_some_and(|rare| rare.pong.is_some()) || !connection.pongs.pong(tick) {
+        if connection.rare.as_ref().is_none_or(|rare| rare.pong.is_none()) || !connection.pongs.pong(tick) {
             return;
         }
         let Some(payload) = connection.rare.as_mut().and_then(|rare| rare.pong.take()) else { return };

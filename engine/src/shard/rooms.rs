@@ -80,11 +80,10 @@ impl Engine {
     fn join_again(&mut self, id: ConnectionId, entry: RoomEntry, ask: HistoryAsk) {
         let Some(local) = self.rooms.get(entry.room) else { return };
         let Some(connection) = self.connections.get_mut(id.slot) else { return };
-        if let Some(rare) = connection.rare.as_mut() {
-            if let Some(join) = rare.joins.iter_mut().find(|(room, _)| *room == entry.room) {
-                join.1 = ask;
-                return;
-            }
+        let mut joins = connection.rare.as_mut().map(|rare| rare.joins.iter_mut()).into_iter().flatten();
+        if let Some((_, waiting)) = joins.find(|(room, _)| *room == entry.room) {
+            *waiting = ask;
+            return;
         }
         let room = local.id.clone();
         self.ask_page_if_few(id, room, ask, Purpose::Join);

@@ -51,7 +51,7 @@ impl<T> Slab<T> {
             return slot;
         }
         let slot = self.length;
-        if slot as usize % CHUNK == 0 {
+        if (slot as usize).is_multiple_of(CHUNK) {
             self.chunks.push(Vec::with_capacity(CHUNK));
         }
         self.chunks[slot as usize / CHUNK].push(Some(value));

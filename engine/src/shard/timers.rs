@@ -41,10 +41,8 @@ impl Engine {
     pub(super) fn arm(&mut self, id: ConnectionId) {
         let Some(due) = self.connection(id).map(|connection| self.next_due(connection)) else { return };
         let Engine { connections, wheel, .. } = self;
-        if let Some(connection) = connections.get_mut(id.slot) {
-            if due < connection.wheel {
-                connection.wheel = wheel.insert(id.slot, due);
-            }
+        if let Some(connection) = connections.get_mut(id.slot).filter(|connection| due < connection.wheel) {
+            connection.wheel = wheel.insert(id.slot, due);
         }
     }
 
