@@ -214,7 +214,7 @@ impl Engine {
             boot: random.next(),
             connections: Slab::new(),
             generations: Vec::new(),
-            peers: Peers::new(limits, config.shards),
+            peers: Peers::new(limits, config.shards, random.next()),
             outboxes: Outboxes::new(limits.queue_bytes_max, FIRST_TICK),
             users: Table::new(&hash_seed),
             rooms: Table::new(&hash_seed),
@@ -391,7 +391,8 @@ impl Engine {
     fn turn(&mut self, now: Now) {
         self.now = now;
         let ticks = now.mono_ms().saturating_sub(self.start_ms) / TICK_MS;
-        self.tick = FIRST_TICK + u32::try_from(ticks).unwrap_or(u32::MAX - FIRST_TICK - 1);
+        let tick = FIRST_TICK + u32::try_from(ticks).unwrap_or(u32::MAX).min(wheel::NEVER - 1 - FIRST_TICK);
+        self.tick = self.tick.max(tick);
         self.outboxes.tick = self.tick;
     }
 

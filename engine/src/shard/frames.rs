@@ -69,7 +69,7 @@ impl Engine {
             Item::Text(text) => self.text(id, text),
             Item::Binary(_) => self.close(id, CloseCode::Unsupported, CloseCode::Unsupported.row().text),
             Item::Ping(payload) => self.ping_received(id, payload),
-            Item::Pong(_) => {}
+            Item::Pong(_) => self.pong_received(id),
             Item::Close(None) => self.close_received(id, None),
             Item::Close(Some((code, _))) => self.close_received(id, Some(*code)),
         }
@@ -90,7 +90,7 @@ impl Engine {
         let waiting = connection.rare.as_ref().is_some_and(|rare| rare.pong.is_some());
         if !waiting && connection.pongs.pong(tick) {
             let frame = self.framer.frame(Opcode::Pong, payload);
-            return self.send_frame(id, &frame, Kind::Control);
+            return self.send_frame(id, &frame, Kind::Ephemeral);
         }
         connection.rare_mut().pong = Some(payload.into());
         if connection.messages.excess(tick, rate) {
@@ -98,6 +98,14 @@ impl Engine {
         }
         if !waiting {
             self.arm(id);
+        }
+    }
+
+    /// Asks for nothing, but must not come in floods either.
+    fn pong_received(&mut self, id: ConnectionId) {
+        let (tick, rate) = (self.tick, self.config.limits.messages_per_second_max);
+        if self.connection_mut(id).is_some_and(|connection| connection.messages.excess(tick, rate)) {
+            self.close_flood(id);
         }
     }
 
@@ -111,7 +119,7 @@ impl Engine {
         let Some(payload) = connection.rare.as_mut().and_then(|rare| rare.pong.take()) else { return };
         connection.tidy();
         let frame = self.framer.frame(Opcode::Pong, &payload);
-        self.send_frame(id, &frame, Kind::Control);
+        self.send_frame(id, &frame, Kind::Ephemeral);
     }
 
     /// The peer closes: its code is echoed, as RFC 6455 section 5.5.1 asks.

@@ -16,18 +16,18 @@ const GATHER_BYTES_MAX: usize = 16 * 1024;
 /// The most bytes of buffers kept for gathering.
 const BUFFERS_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// An outbox that held more frames than this gives its memory back.
-const SPARE_FRAMES_MAX: usize = 256;
+const SPARE_FRAMES_MAX: usize = 16;
 
 /// How a frame is treated when the queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Never dropped while the connection lives.
     Kept,
-    /// Shed first: typing, presence changes, joins.
+    /// Shed first: typing, presence changes, joins, pongs.
     Ephemeral,
     /// A page of history: asked for only when there is room, so it does not count.
     Page,
-    /// Handshake answers, pongs, close frames: small, bounded elsewhere.
+    /// Handshake answers, pings, close frames: small, and few by their nature.
     Control,
 }
 

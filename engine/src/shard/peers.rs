@@ -1,6 +1,7 @@
 //! Who may still connect: the node's limit on connections and the one on each address, this shard's part of both.
 
 use crate::limits::Limits;
+use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use std::net::IpAddr;
 
@@ -9,12 +10,13 @@ use std::net::IpAddr;
 pub(super) struct Peers {
     connections_max: usize,
     address_max: u32,
-    by_address: HashMap<u128, u32, foldhash::fast::RandomState>,
-    by_slot: HashMap<u32, u128, foldhash::fast::RandomState>,
+    by_address: HashMap<u128, u32, FixedState>,
+    by_slot: HashMap<u32, u128, FixedState>,
 }
 
 impl Peers {
-    pub(super) fn new(limits: &Limits, shards: u16) -> Peers {
+    /// `seed` is secret: addresses are chosen by clients.
+    pub(super) fn new(limits: &Limits, shards: u16, seed: u64) -> Peers {
         let part = |limit: u32| limit.div_ceil(u32::from(shards.max(1)));
         Peers {
             connections_max: if limits.connections_max == 0 {
@@ -23,8 +25,8 @@ impl Peers {
                 part(limits.connections_max) as usize
             },
             address_max: part(limits.connections_per_address_max),
-            by_address: HashMap::default(),
-            by_slot: HashMap::default(),
+            by_address: HashMap::with_hasher(FixedState::with_seed(seed)),
+            by_slot: HashMap::with_hasher(FixedState::with_seed(seed)),
         }
     }
 
@@ -73,7 +75,7 @@ mod tests {
     #[test]
     fn addresses_of_one_line_count_together_and_only_until_they_leave() {
         let limits = Limits { connections_per_address_max: 4, connections_max: 20, ..Limits::default() };
-        let mut peers = Peers::new(&limits, 2);
+        let mut peers = Peers::new(&limits, 2, 5);
         let address = |text: &str| text.parse::<IpAddr>().ok();
         peers.entered(0, address("2001:db8::1"));
         peers.entered(1, address("2001:db8::2"));

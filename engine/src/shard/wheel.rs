@@ -11,6 +11,9 @@ pub(super) const NEVER: u32 = u32::MAX;
 /// Buckets, so ticks ahead that an entry can wait: 51 s. Later deadlines come up at the far end and are put back.
 const BUCKETS: u32 = 512;
 
+/// A bucket with room for more slots than this gives its memory back.
+const SPARE_SLOTS_MAX: usize = 1_024;
+
 /// Slots by the tick at which they are due.
 #[derive(Debug)]
 pub(super) struct Wheel {
@@ -41,10 +44,10 @@ impl Wheel {
         Some((self.turned, std::mem::take(&mut self.buckets[(self.turned % BUCKETS) as usize])))
     }
 
-    /// Returns a bucket's memory, unless a burst made it large.
+    /// Returns a bucket's memory, unless many connections at one tick made it large: each bucket would come to that.
     pub(super) fn give_back(&mut self, tick: u32, mut slots: Vec<u32>) {
         let bucket = &mut self.buckets[(tick % BUCKETS) as usize];
-        if bucket.capacity() < slots.capacity() {
+        if bucket.capacity() < slots.capacity() && slots.capacity() <= SPARE_SLOTS_MAX {
             slots.clear();
             slots.append(bucket);
             *bucket = slots;

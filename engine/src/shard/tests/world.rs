@@ -26,6 +26,8 @@ pub(super) struct Client {
     pub(super) blocked: bool,
     flight: Option<Chunk>,
     heard: Vec<String>,
+    /// Hears messages as the JSON that they are.
+    pub(super) is_verbatim: bool,
     /// The whole HTTP answer.
     answer: String,
     /// How many sends it took to reach the client.
@@ -133,6 +135,7 @@ impl World {
             blocked: false,
             flight: None,
             heard: Vec::new(),
+            is_verbatim: false,
             answer: String::new(),
             chunks: 0,
             shut: false,
@@ -371,10 +374,15 @@ impl World {
         let until = head.min(after + self.script.page_messages);
         let seqs: Vec<String> = (after + 1..=until).map(|seq| format!(r#"{{"seq":{seq}}}"#)).collect();
         let more = until < head;
-        let payload = format!(r#"{{"type":"room_history","messages":[{}],"more":{more}}}"#, seqs.join(","));
+        let live = !more && !is_read;
+        let room_id: &str = room;
+        let payload = format!(
+            r#"{{"type":"room_history","roomId":"{room_id}","messages":[{}],"seq":{until},"more":{more},"live":{live}}}"#,
+            seqs.join(",")
+        );
         let left = if is_read { 1_000 } else { u32::MAX };
         let next = more.then_some(NextPage { after: until as u64, before: None, left, complete: true });
-        ToShard::HistoryPage { to, room: room.clone(), payload: Bytes::from(payload), next, live: !more && !is_read }
+        ToShard::HistoryPage { to, room: room.clone(), payload: Bytes::from(payload), next, live }
     }
 
     /// What the client heard since it was asked last, one short line for each frame.
@@ -422,6 +430,7 @@ impl Client {
         let mut input = Input::new(&mut bytes);
         while let Some(item) = self.decoder.next(&mut input, &limits).expect("the engine sends valid frames") {
             let line = match item {
+                Item::Text(text) if self.is_verbatim => text.to_owned(),
                 Item::Text(text) => match serde_json::from_str(text) {
                     Ok(value) => line(&value),
                     Err(_) => format!("text {text}"),
