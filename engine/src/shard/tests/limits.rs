@@ -173,6 +173,25 @@ fn a_page_larger_than_the_queue_may_hold_does_not_close_its_reader() {
 }
 
 #[test]
+fn the_next_page_is_asked_for_when_the_last_has_left_whatever_waits_behind_it() {
+    let mut world = World::with(1, |config| config.limits.queue_bytes_max = 2_000);
+    let (ann, bob) = (world.connect(0, "ann"), world.connect(0, "bob"));
+    world.script.rooms.insert("r".to_owned(), vec![String::from("x"); 2_500]);
+    world.script.page_messages = 2_000;
+    world.clients[bob].blocked = true;
+    world.say(bob, r#"{"type":"join_room","roomId":"r","since":0}"#);
+    world.say(ann, r#"{"type":"typing","roomId":"r"}"#);
+    world.pass_one(bob);
+    assert_eq!((world.heard(bob), world.script.asks.len()), (vec!["user_joined bob".to_owned()], 1));
+    // The page of more than 16 KiB leaves alone.
+    world.pass_one(bob);
+    assert_eq!((world.heard(bob), world.script.asks.len()), (vec!["room_history 1..2000 more".to_owned()], 2));
+    world.chat(ann, "r", "x");
+    world.unblock(bob);
+    assert_eq!(world.heard(bob), ["typing ann", "room_history 2001..2500", "chat_message 2501 x"]);
+}
+
+#[test]
 fn frames_that_wait_leave_together_up_to_16_kib() {
     let mut world = World::with(1, |config| config.limits.messages_per_second_max = 0);
     let (ann, bob) = (world.connect(0, "ann"), world.connect(0, "bob"));

@@ -208,9 +208,15 @@ impl World {
     /// Reads again what a blocked client was sent.
     pub(super) fn unblock(&mut self, client: usize) {
         self.clients[client].blocked = false;
-        let Some(chunk) = self.clients[client].flight.take() else { return };
-        self.sent(client, chunk);
-        self.run();
+        self.pass_one(client);
+    }
+
+    /// A blocked client takes the one chunk that is in flight.
+    pub(super) fn pass_one(&mut self, client: usize) {
+        if let Some(chunk) = self.clients[client].flight.take() {
+            self.sent(client, chunk);
+            self.run();
+        }
     }
 
     fn sent(&mut self, client: usize, chunk: Chunk) {
