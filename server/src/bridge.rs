@@ -1,13 +1,29 @@
 //! The bridge thread: drives `roomwire_engine::bridge::Bridge` with the local bus, the store, the mesh and the HTTP API.
 //!
-//! Who calls it: boot, once. One tokio current_thread runtime runs the driver's loop and the HTTP API; nothing on it
-//! blocks. What it never does: touch a client's socket.
+//! Who calls it: boot, once. One tokio current_thread runtime runs the driver's loop ([`driver`]) and the HTTP API;
+//! nothing on it blocks. What it never does: touch a client's socket.
 
-use crate::http::HttpConfig;
-use crate::store::embedded::{EmbeddedConfig, OpenError};
-use roomwire_engine::bridge::BridgeConfig;
-use roomwire_shard::mesh::BridgeMesh;
+mod driver;
+mod figures;
+
+pub use figures::{NodeFigures, Phase, ShardView};
+
+use crate::http::{self, HttpConfig};
+use crate::store::embedded::{self, EmbeddedConfig, OpenError};
+use crossbeam_channel::{Sender, unbounded};
+use driver::Driver;
+use roomwire_engine::bridge::{Answer, BridgeConfig, Call};
+use roomwire_shard::mesh::{BridgeMesh, Doorbell};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// How many calls of the HTTP API may wait for the driver; beyond, they are answered with 503.
+const ASKS_MAX: usize = 256;
+/// How long answers of the HTTP API that are under way may still take when the node stops.
+const HTTP_STOP: Duration = Duration::from_millis(500);
 
 /// What the bridge thread is told at its start.
 pub struct BridgeSetup {
@@ -40,10 +56,39 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
+/// From boot to the driver.
+#[derive(Debug)]
+enum Command {
+    /// All shards listen, here.
+    Started(SocketAddr),
+    /// Drain within so many ms.
+    Drain(u32),
+}
+
+/// From the HTTP API to the driver. An asker whose answer is dropped hears that the node stops.
+#[derive(Debug)]
+pub enum Ask {
+    /// For the state machine.
+    Call {
+        /// What.
+        what: Call,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Answer>,
+    },
+    /// The node's figures.
+    Figures {
+        /// Where they go.
+        answer: oneshot::Sender<Box<NodeFigures>>,
+    },
+}
+
 /// The bridge thread, seen from boot. It answers `/readyz` with 503 until [`BridgeHandle::started`].
 #[derive(Debug)]
 pub struct BridgeHandle {
     http_addr: SocketAddr,
+    commands: Sender<Command>,
+    bell: Arc<Doorbell>,
+    thread: JoinHandle<()>,
 }
 
 /// Opens the store, binds the HTTP API and starts the thread. Call it before the shards are started.
@@ -51,8 +96,32 @@ pub struct BridgeHandle {
 /// # Errors
 /// [`StartError`], for the operator.
 pub fn spawn(setup: BridgeSetup) -> Result<BridgeHandle, StartError> {
-    let _ = setup.mesh;
-    Ok(BridgeHandle { http_addr: setup.http.addr })
+    let BridgeSetup { bridge, mesh, store, http } = setup;
+    let bell = Arc::clone(mesh.doorbell());
+    let store_bell = Arc::clone(&bell);
+    let store = embedded::spawn(store, Arc::new(move || store_bell.ring()))?;
+
+    let bound = |error| StartError::Http { addr: http.addr, error };
+    let listener = std::net::TcpListener::bind(http.addr).map_err(bound)?;
+    listener.set_nonblocking(true).map_err(bound)?;
+    let http_addr = listener.local_addr().map_err(bound)?;
+
+    // Boot sends a handful of commands in a node's life.
+    let (commands, command_receiver) = unbounded();
+    let (asks, ask_receiver) = mpsc::channel(ASKS_MAX);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let driver = Driver::new(bridge, mesh, store, command_receiver, ask_receiver);
+    let run = move || {
+        runtime.block_on(async move {
+            let (stop, stopped) = oneshot::channel();
+            let server = tokio::spawn(http::serve(listener, http, asks, stopped));
+            driver.run().await;
+            let _ = stop.send(());
+            let _ = tokio::time::timeout(HTTP_STOP, server).await;
+        });
+    };
+    let thread = std::thread::Builder::new().name("bridge".to_owned()).spawn(run)?;
+    Ok(BridgeHandle { http_addr, commands, bell, thread })
 }
 
 impl BridgeHandle {
@@ -64,23 +133,29 @@ impl BridgeHandle {
 
     /// All shards listen, here: the node is ready.
     pub fn started(&self, listen: SocketAddr) {
-        let _ = listen;
+        self.tell(Command::Started(listen));
     }
 
     /// Drains the node within the window; 0 cuts it short. May be repeated.
     pub fn drain(&self, window_ms: u32) {
-        let _ = window_ms;
+        self.tell(Command::Drain(window_ms));
     }
 
     /// Whether the thread has ended: after a drain, or because it failed. Boot looks at it between signals.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        false
+        self.thread.is_finished()
     }
 
     /// Waits until every shard has drained and all that was under way is stored. `false` if the thread panicked.
     #[must_use]
     pub fn join(self) -> bool {
-        true
+        self.thread.join().is_ok()
+    }
+
+    fn tell(&self, command: Command) {
+        // The receiver is gone only when the thread has ended, which `is_finished` tells.
+        let _ = self.commands.send(command);
+        self.bell.ring();
     }
 }

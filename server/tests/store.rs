@@ -47,6 +47,18 @@ fn newest_journal(directory: &Path) -> PathBuf {
     files.filter(|path| path.extension().is_some_and(|extension| extension == "jnl")).max_by_key(number).unwrap()
 }
 
+/// Opens a store. A child process that another test is about to start holds a copy of our lock for a moment, so "in use"
+/// counts only if it stays.
+fn open(config: EmbeddedConfig) -> Result<EmbeddedStore, OpenError> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match spawn(config.clone(), Arc::new(|| {})) {
+            Err(OpenError::InUse { .. }) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+            other => return other,
+        }
+    }
+}
+
 /// Asks and waits for the answer.
 struct Asker {
     store: EmbeddedStore,
@@ -57,12 +69,7 @@ struct Asker {
 
 impl Asker {
     fn open(config: EmbeddedConfig) -> Asker {
-        Asker {
-            store: spawn(config, Arc::new(|| {})).unwrap(),
-            events: Vec::new(),
-            ticket: 0,
-            state: StoreState::Healthy,
-        }
+        Asker { store: open(config).unwrap(), events: Vec::new(), ticket: 0, state: StoreState::Healthy }
     }
 
     fn ask(&mut self, request: impl FnOnce(u64) -> StoreRequest) -> StoreReply {
@@ -337,9 +344,9 @@ fn a_newer_or_foreign_directory_is_refused() {
     let directory = TempDir::new("format");
     drop(Asker::open(directory.config()));
     std::fs::write(directory.0.join("format"), "roomwire-store 2\n").unwrap();
-    assert!(matches!(spawn(directory.config(), Arc::new(|| {})), Err(OpenError::Newer { version: 2, known: 1, .. })));
+    assert!(matches!(open(directory.config()), Err(OpenError::Newer { version: 2, known: 1, .. })));
     std::fs::write(directory.0.join("format"), "something else\n").unwrap();
-    assert!(matches!(spawn(directory.config(), Arc::new(|| {})), Err(OpenError::NotOurs { .. })));
+    assert!(matches!(open(directory.config()), Err(OpenError::NotOurs { .. })));
 }
 
 #[test]
@@ -499,7 +506,7 @@ fn damage_in_the_middle_of_the_journal_is_refused_not_cut() {
     file.seek(SeekFrom::Start(inside)).unwrap();
     file.write_all(b"x").unwrap();
     drop(file);
-    let error = spawn(copy.config(), Arc::new(|| {})).unwrap_err();
+    let error = open(copy.config()).unwrap_err();
     assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
 }
 

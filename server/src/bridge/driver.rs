@@ -1,0 +1,313 @@
+//! The driver's loop: one turn takes what all sides left, lets the state machine decide, and carries it out.
+//!
+//! A turn: commands, mesh, store, HTTP, tick; then flush and carry out until nothing is left; then the lanes. The
+//! clocks are read once. The local bus answers inline; its replies and events feed the state machine in the same turn.
+
+use super::figures::{NodeFigures, Phase, ShardView};
+use super::{Ask, Command};
+use crate::store::embedded::EmbeddedStore;
+use crate::store::{StoreEvent, StoreFigures, StoreState};
+use crossbeam_channel::Receiver;
+use roomwire_engine::Now;
+use roomwire_engine::bridge::{Answer, Bridge, BridgeConfig, BridgeEffect, BridgeEvent};
+use roomwire_engine::bus::{BusEvent, LocalBus};
+use roomwire_engine::mesh::ToBridge;
+use roomwire_shard::clock;
+use roomwire_shard::mesh::{BridgeMesh, Doorbell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+
+/// The most that one turn takes from each side, so that no side starves another.
+const TURN_MESSAGES_MAX: usize = 1_024;
+/// The most rounds of flush and carry-out in one turn; what is left goes on in the next.
+const TURN_ROUNDS_MAX: usize = 64;
+/// A shard or a store that makes room rings nobody: look again after so long while something is spilled.
+const SPILL_RETRY: Duration = Duration::from_millis(1);
+/// The longest sleep: the store's threads are looked after.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// The bridge thread's state.
+pub(super) struct Driver {
+    bridge: Bridge,
+    bus: LocalBus,
+    mesh: BridgeMesh,
+    store: EmbeddedStore,
+    commands: Receiver<Command>,
+    asks: mpsc::Receiver<Ask>,
+    calls: HashMap<u64, oneshot::Sender<Answer>>,
+    next_call: u64,
+    effects: Vec<BridgeEffect>,
+    phase: Phase,
+    listen: Option<SocketAddr>,
+    shards: Vec<ShardView>,
+    store_figures: Arc<StoreFigures>,
+    started: Instant,
+    turns_total: u64,
+    busy_us_total: u64,
+    finished: bool,
+    /// Kept between turns for their memory.
+    inbox: Vec<ToBridge>,
+    store_events: Vec<StoreEvent>,
+    bus_events: Vec<BusEvent>,
+}
+
+/// The doorbell as something to poll.
+struct Bell(Arc<Doorbell>);
+
+impl AsRawFd for Bell {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+impl Driver {
+    pub(super) fn new(
+        config: BridgeConfig,
+        mesh: BridgeMesh,
+        store: EmbeddedStore,
+        commands: Receiver<Command>,
+        asks: mpsc::Receiver<Ask>,
+    ) -> Driver {
+        let started = Instant::now();
+        Driver {
+            shards: (0..config.shards).map(|_| ShardView::new(started)).collect(),
+            bridge: Bridge::new(config),
+            bus: LocalBus::new(),
+            mesh,
+            store,
+            commands,
+            asks,
+            calls: HashMap::new(),
+            next_call: 0,
+            effects: Vec::new(),
+            phase: Phase::Starting,
+            listen: None,
+            store_figures: Arc::default(),
+            started,
+            turns_total: 0,
+            busy_us_total: 0,
+            finished: false,
+            inbox: Vec::new(),
+            store_events: Vec::new(),
+            bus_events: Vec::new(),
+        }
+    }
+
+    /// Runs until the node has drained, or the store's threads have died.
+    pub(super) async fn run(mut self) {
+        let bell = match AsyncFd::try_with_interest(Bell(Arc::clone(self.mesh.doorbell())), Interest::READABLE) {
+            Ok(bell) => bell,
+            Err(error) => {
+                tracing::error!(%error, "the bridge cannot poll its doorbell");
+                return;
+            }
+        };
+        while !self.finished {
+            if self.store.is_dead() {
+                tracing::error!("the store's threads have ended: the node cannot keep messages and stops");
+                return;
+            }
+            let began = clock::now();
+            let spilled = self.turn(began);
+            let ended = clock::now();
+            self.busy_us_total += ended.mono_us.saturating_sub(began.mono_us);
+            if self.finished {
+                break;
+            }
+            bell.get_ref().0.arm();
+            if self.has_work() {
+                bell.get_ref().0.disarm();
+                // The HTTP API has its go.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let ask = self.sleep(&bell, ended, spilled).await;
+            bell.get_ref().0.disarm();
+            if let Some(ask) = ask {
+                self.take_ask(clock::now(), ask);
+            }
+        }
+        // Dropping the store ends its threads after a last sync.
+        self.mesh.flush();
+    }
+
+    /// Sleeps until somebody rings, asks, or something is due.
+    async fn sleep(&mut self, bell: &AsyncFd<Bell>, now: Now, spilled: bool) -> Option<Ask> {
+        let mut wait = if spilled { SPILL_RETRY } else { SLEEP_MAX };
+        if let Some(due_ms) = self.bridge.next_tick_ms() {
+            wait = wait.min(Duration::from_millis(due_ms.saturating_sub(now.mono_ms())));
+        }
+        tokio::select! {
+            ready = bell.readable() => {
+                if let Ok(mut ready) = ready {
+                    ready.clear_ready();
+                }
+                bell.get_ref().0.clear();
+                None
+            }
+            ask = self.asks.recv() => ask,
+            () = tokio::time::sleep(wait) => None,
+        }
+    }
+
+    /// Whether another turn has something to do at once.
+    fn has_work(&self) -> bool {
+        !self.effects.is_empty()
+            || !self.commands.is_empty()
+            || !self.asks.is_empty()
+            || self.mesh.has_mail()
+            || self.store.has_mail()
+    }
+
+    /// One turn; whether something is spilled on a lane.
+    fn turn(&mut self, now: Now) -> bool {
+        self.turns_total += 1;
+        for command in self.commands.try_iter().collect::<Vec<_>>() {
+            self.command(now, command);
+        }
+        let mut inbox = std::mem::take(&mut self.inbox);
+        self.mesh.receive(TURN_MESSAGES_MAX, &mut inbox);
+        for message in inbox.drain(..) {
+            self.decide(now, BridgeEvent::Shard(message));
+        }
+        self.inbox = inbox;
+        self.take_store_events(now);
+        while let Ok(ask) = self.asks.try_recv() {
+            self.take_ask(now, ask);
+        }
+        if self.bridge.next_tick_ms().is_some_and(|due| due <= now.mono_ms()) {
+            self.decide(now, BridgeEvent::Tick);
+        }
+        self.settle(now);
+        // Both, always.
+        self.store.flush() | self.mesh.flush()
+    }
+
+    fn decide(&mut self, now: Now, event: BridgeEvent) {
+        self.bridge.handle(now, event, &mut self.effects);
+    }
+
+    fn command(&mut self, now: Now, command: Command) {
+        match command {
+            Command::Started(listen) => {
+                self.listen = Some(listen);
+                if self.phase == Phase::Starting {
+                    self.phase = Phase::Running;
+                }
+                let heard = Instant::now();
+                self.shards.iter_mut().for_each(|shard| shard.heard = heard);
+            }
+            Command::Drain(window_ms) => {
+                self.phase = Phase::Draining;
+                self.decide(now, BridgeEvent::Drain { window_ms });
+            }
+        }
+    }
+
+    fn take_store_events(&mut self, now: Now) {
+        let mut events = std::mem::take(&mut self.store_events);
+        self.store.receive(TURN_MESSAGES_MAX, &mut events);
+        for event in events.drain(..) {
+            match event {
+                StoreEvent::Reply(reply) => self.decide(now, BridgeEvent::Store(reply)),
+                StoreEvent::Figures(figures) => {
+                    if let StoreState::Degraded(cause) = &figures.state
+                        && self.store_figures.state == StoreState::Healthy
+                    {
+                        tracing::warn!(%cause, "the store takes no writes");
+                    }
+                    self.store_figures = Arc::from(figures);
+                }
+            }
+        }
+        self.store_events = events;
+    }
+
+    fn take_ask(&mut self, now: Now, ask: Ask) {
+        match ask {
+            Ask::Call { what, answer } => {
+                self.next_call += 1;
+                let call = self.next_call;
+                self.calls.insert(call, answer);
+                self.decide(now, BridgeEvent::Call { call, what });
+                self.forget_gone_askers();
+            }
+            Ask::Figures { answer } => {
+                // Whoever asked may have gone.
+                let _ = answer.send(Box::new(self.figures()));
+            }
+        }
+    }
+
+    /// An asker that gave up leaves a dead entry if its answer never comes: looked at now and then.
+    fn forget_gone_askers(&mut self) {
+        if self.next_call.is_multiple_of(1_024) {
+            self.calls.retain(|_, answer| !answer.is_closed());
+        }
+    }
+
+    fn figures(&self) -> NodeFigures {
+        NodeFigures {
+            phase: self.phase,
+            listen: self.listen,
+            uptime: self.started.elapsed(),
+            shards: self.shards.clone(),
+            bridge: self.bridge.stats().clone(),
+            store: Arc::clone(&self.store_figures),
+            turns_total: self.turns_total,
+            busy_us_total: self.busy_us_total,
+        }
+    }
+
+    /// Flushes the state machine and carries out its effects, until it has none left.
+    fn settle(&mut self, now: Now) {
+        for _ in 0..TURN_ROUNDS_MAX {
+            self.bridge.flush(now, &mut self.effects);
+            if self.effects.is_empty() {
+                return;
+            }
+            let mut effects = std::mem::take(&mut self.effects);
+            for effect in effects.drain(..) {
+                self.carry_out(now, effect);
+            }
+            if self.effects.is_empty() {
+                self.effects = effects;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, now: Now, effect: BridgeEffect) {
+        match effect {
+            BridgeEffect::Shard(shard, message) => self.mesh.send(shard, message),
+            BridgeEffect::Bus(request) => {
+                let mut events = std::mem::take(&mut self.bus_events);
+                let reply = self.bus.handle(now, request, &mut events);
+                for event in events.drain(..) {
+                    self.decide(now, BridgeEvent::BusEvent(event));
+                }
+                self.bus_events = events;
+                if let Some(reply) = reply {
+                    self.decide(now, BridgeEvent::BusReply(reply));
+                }
+            }
+            BridgeEffect::Store(request) => self.store.send(request),
+            BridgeEffect::Answer { call, answer } => {
+                if let Some(asker) = self.calls.remove(&call) {
+                    let _ = asker.send(answer);
+                }
+            }
+            BridgeEffect::Stats(shard, stats) => {
+                if let Some(view) = self.shards.get_mut(usize::from(shard.0)) {
+                    view.hear(Instant::now(), *stats);
+                }
+            }
+            BridgeEffect::Finished => self.finished = true,
+        }
+    }
+}

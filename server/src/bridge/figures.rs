@@ -1,0 +1,122 @@
+//! The node's figures as the bridge thread knows them, for metrics, health and `/v1/stats`.
+
+use crate::store::StoreFigures;
+use roomwire_engine::bridge::BridgeStats;
+use roomwire_engine::stats::ShardStats;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A shard that was not heard for so long does not turn: its figures come once a second.
+const SHARD_SILENT_MAX: Duration = Duration::from_secs(5);
+
+/// What the node is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Not all shards listen yet.
+    Starting,
+    /// It serves.
+    Running,
+    /// It was told to stop.
+    Draining,
+}
+
+impl Phase {
+    /// As it stands in answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Running => "running",
+            Phase::Draining => "draining",
+        }
+    }
+}
+
+/// A shard as last heard.
+#[derive(Clone, Debug)]
+pub struct ShardView {
+    /// Its figures; `None` until the first came.
+    pub stats: Option<Arc<ShardStats>>,
+    /// When it was heard; at first when it was started.
+    pub heard: Instant,
+    /// The part of the last second that it was not asleep.
+    pub busy_ratio: f64,
+}
+
+impl ShardView {
+    /// A shard that was just started.
+    #[must_use]
+    pub fn new(now: Instant) -> ShardView {
+        ShardView { stats: None, heard: now, busy_ratio: 0.0 }
+    }
+
+    /// Its figures came in.
+    pub fn hear(&mut self, now: Instant, stats: ShardStats) {
+        let busy_us = |stats: &ShardStats| stats.counters.driver.busy_us_total;
+        if let Some(before) = &self.stats {
+            let elapsed_us = now.saturating_duration_since(self.heard).as_micros() as f64;
+            let busy = busy_us(&stats).saturating_sub(busy_us(before)) as f64;
+            self.busy_ratio = if elapsed_us > 0.0 { (busy / elapsed_us).min(1.0) } else { 0.0 };
+        }
+        self.heard = now;
+        self.stats = Some(Arc::new(stats));
+    }
+
+    /// Whether it was heard lately.
+    #[must_use]
+    pub fn turns(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.heard) <= SHARD_SILENT_MAX
+    }
+}
+
+/// Everything that the bridge thread knows, at one moment.
+#[derive(Clone, Debug)]
+pub struct NodeFigures {
+    /// What the node is doing.
+    pub phase: Phase,
+    /// Where the shards listen, once they do.
+    pub listen: Option<SocketAddr>,
+    /// Since the bridge started.
+    pub uptime: Duration,
+    /// The shards, by number.
+    pub shards: Vec<ShardView>,
+    /// The state machine's.
+    pub bridge: BridgeStats,
+    /// The store's.
+    pub store: Arc<StoreFigures>,
+    /// Turns of the bridge thread.
+    pub turns_total: u64,
+    /// Microseconds that the bridge thread was not asleep.
+    pub busy_us_total: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use roomwire_engine::stats::{Counters, latency_histogram};
+
+    fn stats(busy_us_total: u64) -> ShardStats {
+        let mut counters = Counters::default();
+        counters.driver.busy_us_total = busy_us_total;
+        ShardStats { counters, fanout_us: latency_histogram() }
+    }
+
+    #[test]
+    fn the_busy_ratio_is_that_of_the_time_since_the_last_figures() {
+        let start = Instant::now();
+        let mut view = ShardView::new(start);
+        view.hear(start + Duration::from_secs(1), stats(900_000));
+        assert!(view.busy_ratio.abs() < 1e-9, "nothing to compare with yet");
+        view.hear(start + Duration::from_secs(3), stats(1_400_000));
+        assert!((view.busy_ratio - 0.25).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_silent_shard_does_not_turn() {
+        let start = Instant::now();
+        let view = ShardView::new(start);
+        assert!(view.turns(start + SHARD_SILENT_MAX));
+        assert!(!view.turns(start + SHARD_SILENT_MAX + Duration::from_millis(1)));
+    }
+}

@@ -1,0 +1,85 @@
+//! The demo page of `--dev`: the page, its WebSocket URL, and tokens for whoever asks on this machine.
+
+use super::answer::{Problem, json_answer};
+use super::{App, figures};
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use roomwire_wire::id::is_user_id;
+use serde::Deserialize;
+use serde_json::json;
+use std::net::IpAddr;
+
+const PAGE: &str = include_str!("../../demo/index.html");
+
+/// The routes that exist only with `--dev`.
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .route("/", get(page))
+        .route("/dev/token", get(token))
+        .route("/dev/config", get(config))
+        .route_layer(middleware::from_fn(own_name_only))
+}
+
+/// A page of another site may point its own name at 127.0.0.1 and then read what we answer, tokens too. It cannot
+/// choose the `Host` that the browser sends, so only an address or `localhost` is served.
+async fn own_name_only(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    if host.is_some_and(is_own_name) {
+        next.run(request).await
+    } else {
+        Problem::forbidden("open the demo page by address, or as localhost").into_response()
+    }
+}
+
+fn is_own_name(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+async fn page() -> Response {
+    ([(header::CACHE_CONTROL, "no-store")], Html(PAGE)).into_response()
+}
+
+#[derive(Deserialize)]
+struct TokenQuery {
+    user: String,
+}
+
+async fn token(State(app): State<App>, query: Result<Query<TokenQuery>, QueryRejection>) -> Result<Response, Problem> {
+    let Ok(Query(TokenQuery { user })) = query else { return Err(Problem::bad_request("user is missing")) };
+    if !is_user_id(&user) {
+        return Err(Problem::bad_request("a user id matches ^[A-Za-z0-9_.:-]{1,123}$"));
+    }
+    let Some(dev) = &app.config.dev else { return Err(Problem::not_found("only with --dev")) };
+    Ok(json_answer(StatusCode::OK, &json!({ "token": (dev.mint)(&user) })))
+}
+
+async fn config(app: State<App>) -> Result<Response, Problem> {
+    let figures = figures(&app).await?;
+    let Some(listen) = figures.listen else { return Err(Problem::unavailable("the node is starting")) };
+    Ok(json_answer(StatusCode::OK, &json!({ "url": format!("ws://{listen}/ws") })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_and_localhost_are_own_names() {
+        for host in ["127.0.0.1:9090", "127.0.0.1", "localhost:1", "LOCALHOST", "[::1]:9090", "[::1]", "10.0.0.7:80"] {
+            assert!(is_own_name(host), "{host}");
+        }
+        for host in ["evil.example:9090", "localhost.evil.example", "127.0.0.1.evil.example", "", ":9090"] {
+            assert!(!is_own_name(host), "{host}");
+        }
+    }
+}
