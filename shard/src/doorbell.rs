@@ -16,20 +16,9 @@ pub struct Doorbell {
 }
 
 impl Doorbell {
-    /// A bell whose owner sleeps in a read of the eventfd. It must not be non-blocking: io_uring answers a read of a
-    /// non-blocking file with EAGAIN where it would wait otherwise.
-    pub(crate) fn blocking() -> io::Result<Doorbell> {
-        Doorbell::new(libc::EFD_CLOEXEC)
-    }
-
-    /// A bell whose owner polls the eventfd and then clears it.
-    pub(crate) fn pollable() -> io::Result<Doorbell> {
-        Doorbell::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
-    }
-
-    fn new(flags: i32) -> io::Result<Doorbell> {
+    pub(crate) fn new() -> io::Result<Doorbell> {
         // SAFETY: eventfd(2) takes two integers and touches no memory of ours.
-        let fd = unsafe { libc::eventfd(0, flags) };
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -60,16 +49,17 @@ impl Doorbell {
 
     fn write(&self) {
         let one = 1u64;
-        // SAFETY: the eight bytes of `one` outlive the call. The result is of no use: the write can fail or block only
-        // when the counter is about to overflow, after 2^64 - 2 rings that nobody read.
+        // SAFETY: the eight bytes of `one` outlive the call. The result is of no use: the write can fail only when the
+        // count is about to overflow, after 2^64 - 2 rings.
         let _ = unsafe { libc::write(self.fd.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
     }
 
-    /// Reads the eventfd empty; for owners that poll it (the bridge). A shard reads its own bell through its executor.
+    /// Reads the eventfd empty; for owners that poll its level (the bridge). A shard's ring polls for edges and lets the
+    /// count grow.
     pub fn clear(&self) {
         let mut count = 0u64;
-        // SAFETY: the eight bytes of `count` outlive the call. On the bridge's bell the read does not block; whether
-        // there was anything to read is of no interest.
+        // SAFETY: the eight bytes of `count` outlive the call. The read does not block; whether there was anything
+        // to read is of no interest.
         let _ = unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
     }
 }

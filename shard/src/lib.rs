@@ -17,6 +17,5 @@ pub mod probe;
 mod receive;
 mod ring;
 pub mod run;
-mod sleep;
 mod sockets;
 mod turn;

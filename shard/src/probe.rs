@@ -4,11 +4,10 @@
 //! shows here, in one line, and not as a panic of a shard.
 
 use crate::buffers::Buffers;
-use crate::mesh::Doorbell;
 use crate::ring::{Completion, DataRing, OPCODES, Operation};
 use roomwire_engine::names::ConnectionId;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 /// glommio does not start an executor with less (bytes of soft memlock).
@@ -30,8 +29,7 @@ pub struct Unsupported(pub String);
 /// too low (ENOMEM). The caller prints it and exits with status 78.
 pub fn probe() -> Result<(), Unsupported> {
     check_limits()?;
-    let bell = Doorbell::blocking().map_err(|error| explain("eventfd", &error))?;
-    let mut ring = DataRing::new(8, 16, bell.as_fd()).map_err(|error| explain("io_uring_setup", &error))?;
+    let mut ring = DataRing::new(8, 16).map_err(|error| explain("io_uring_setup", &error))?;
     check_opcodes(&ring)?;
     let mut buffers =
         Buffers::new(&ring.submitter(), 2, 64).map_err(|error| explain("io_uring_register (buffer ring)", &error))?;

@@ -1,16 +1,15 @@
 //! The shard's own io_uring: set-up, submissions, completions. It knows operations, not what they are for.
 //!
 //! With DEFER_TASKRUN the kernel finishes work only inside an enter with GETEVENTS; in between it sets the TASKRUN
-//! flag, and signals the doorbell's eventfd while that is enabled.
+//! flag. The shard also sleeps in an enter, woken by whatever completes: sockets, and the doorbell that the ring polls.
 
 use crate::buffers::BUFFER_GROUP;
-use io_uring::types::{Fd, TimeoutFlags, Timespec};
+use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Submitter, cqueue, opcode, squeue};
 use roomwire_engine::names::ConnectionId;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
-use std::sync::atomic::{Ordering, fence};
 
 /// What a completion belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +25,8 @@ pub(crate) enum Operation {
     CancelReceive = 4,
     /// The cancelling of a connection's send; posted only if it failed.
     CancelSend = 5,
-    /// The wake-up timer.
-    Timer = 6,
+    /// The multishot poll of the doorbell.
+    Bell = 6,
     /// Anything whose completion says nothing.
     Ignored = 7,
 }
@@ -40,7 +39,7 @@ impl Operation {
             3 => Operation::Send,
             4 => Operation::CancelReceive,
             5 => Operation::CancelSend,
-            6 => Operation::Timer,
+            6 => Operation::Bell,
             _ => Operation::Ignored,
         }
     }
@@ -51,7 +50,7 @@ impl Operation {
 pub(crate) struct Completion {
     /// What it belongs to.
     pub(crate) operation: Operation,
-    /// Which connection; of no meaning for `Accept` and `Timer`.
+    /// Which connection; of no meaning for `Accept` and `Bell`.
     pub(crate) connection: ConnectionId,
     /// As a system call's: not negative, or minus errno.
     pub(crate) result: i32,
@@ -83,14 +82,13 @@ fn user_data(operation: Operation, connection: ConnectionId) -> u64 {
 const NO_CONNECTION: ConnectionId = ConnectionId { slot: 0, generation: 0 };
 
 /// The opcodes that the driver uses, with their names for the start-up probe.
-pub(crate) const OPCODES: [(u8, &str); 7] = [
+pub(crate) const OPCODES: [(u8, &str); 6] = [
     (opcode::AcceptMulti::CODE, "ACCEPT"),
     (opcode::RecvMulti::CODE, "RECV"),
     (opcode::Send::CODE, "SEND"),
     (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
     (opcode::Close::CODE, "CLOSE"),
-    (opcode::Timeout::CODE, "TIMEOUT"),
-    (opcode::TimeoutUpdate::CODE, "TIMEOUT_REMOVE"),
+    (opcode::PollAdd::CODE, "POLL_ADD"),
 ];
 
 /// A ring with our flags: one issuer, completions only when we ask, no interrupts of the thread.
@@ -110,30 +108,23 @@ pub(crate) struct DataRing {
     ring: IoUring,
     /// Entries that found the queue full and the kernel unwilling; they go first.
     waiting: VecDeque<squeue::Entry>,
-    /// Read by the kernel when it takes the timer's entry; boxed so that it stays where it is.
-    timer_at: Box<Timespec>,
-    timer_ms: Option<u64>,
+    /// What an enter that sleeps adds to its flags.
+    sleep_flags: EnterFlags,
     enters: u64,
     overflows: u64,
     overflowing: bool,
 }
 
 impl DataRing {
-    /// Sets the ring up, with an eventfd that the kernel writes when work is pending while
-    /// [`DataRing::signal`] is on.
-    pub(crate) fn new(sq_entries: u32, cq_entries: u32, bell: BorrowedFd<'_>) -> io::Result<DataRing> {
-        let mut ring = set_up(sq_entries, cq_entries)?;
-        ring.submitter().register_eventfd(bell.as_raw_fd())?;
-        ring.completion().disable_eventfd();
-        Ok(DataRing {
-            ring,
-            waiting: VecDeque::new(),
-            timer_at: Box::new(Timespec::new()),
-            timer_ms: None,
-            enters: 0,
-            overflows: 0,
-            overflowing: false,
-        })
+    /// Sets the ring up.
+    pub(crate) fn new(sq_entries: u32, cq_entries: u32) -> io::Result<DataRing> {
+        let ring = set_up(sq_entries, cq_entries)?;
+        let mut sleep_flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
+        if ring.params().is_feature_no_iowait() {
+            // Else an idle shard shows as a core that waits for a disk (Linux 6.15).
+            sleep_flags |= EnterFlags::NO_IOWAIT;
+        }
+        Ok(DataRing { ring, waiting: VecDeque::new(), sleep_flags, enters: 0, overflows: 0, overflowing: false })
     }
 
     /// For registrations.
@@ -189,25 +180,10 @@ impl DataRing {
         self.push(entry.user_data(user_data(Operation::Ignored, NO_CONNECTION)));
     }
 
-    /// Sees to it that a `Timer` completion comes at `due_ms` of CLOCK_MONOTONIC, or before: a timer that is armed for
-    /// an earlier time is left as it is.
-    pub(crate) fn wake_at(&mut self, due_ms: u64) {
-        if self.timer_ms.is_some_and(|armed_ms| armed_ms <= due_ms) {
-            return;
-        }
-        *self.timer_at = Timespec::new().sec(due_ms / 1000).nsec((due_ms % 1000) as u32 * 1_000_000);
-        let at: *const Timespec = &raw const *self.timer_at;
-        let timer = user_data(Operation::Timer, NO_CONNECTION);
-        let entry = if self.timer_ms.is_some() {
-            opcode::TimeoutUpdate::new(timer, at)
-                .flags(TimeoutFlags::ABS)
-                .build()
-                .user_data(user_data(Operation::Ignored, NO_CONNECTION))
-        } else {
-            opcode::Timeout::new(at).flags(TimeoutFlags::ABS).build().user_data(timer)
-        };
-        self.timer_ms = Some(due_ms);
-        self.push(entry);
+    /// Arms the multishot poll of the doorbell: each ring gives a completion, and nobody needs to read the eventfd.
+    pub(crate) fn hear(&mut self, bell: BorrowedFd<'_>) {
+        let entry = opcode::PollAdd::new(Fd(bell.as_raw_fd()), libc::POLLIN as u32).multi(true).build();
+        self.push(entry.user_data(user_data(Operation::Bell, NO_CONNECTION)));
     }
 
     /// Queues an entry, submitting what is queued if there is no room. Never fails: at worst the entry waits here.
@@ -219,8 +195,8 @@ impl DataRing {
     }
 
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: what the entries point to outlives their operations: a send's bytes by the contract of `send`, the
-        // timer's timespec as it is boxed in self and read when the entry is submitted; the others point to nothing.
+        // SAFETY: what the entries point to outlives their operations: a send's bytes by the contract of `send`; the
+        // others point to nothing.
         unsafe { self.ring.submission().push(entry) }.is_ok()
     }
 
@@ -257,6 +233,25 @@ impl DataRing {
         }
     }
 
+    /// Sleeps until there is a completion, for at most so many microseconds.
+    pub(crate) fn sleep(&mut self, most_us: u64) -> io::Result<()> {
+        let most = Timespec::new().sec(most_us / 1_000_000).nsec((most_us % 1_000_000) as u32 * 1000);
+        let arguments = SubmitArgs::new().timespec(&most);
+        self.enters += 1;
+        // SAFETY: `arguments` and the timespec that it points to live until the call returns, which is as long as the
+        // kernel reads them.
+        let entered = unsafe { self.ring.submitter().enter(0, 1, self.sleep_flags.bits(), Some(&arguments)) };
+        match entered {
+            Ok(_) => Ok(()),
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether an enter has something to do: entries queued, task work pending, or completions held back by a full
     /// queue.
     pub(crate) fn wants_enter(&mut self) -> bool {
@@ -277,24 +272,6 @@ impl DataRing {
     /// Whether there is a completion to take.
     pub(crate) fn has_completions(&mut self) -> bool {
         !self.ring.completion().is_empty()
-    }
-
-    /// The timer's completion was taken.
-    pub(crate) fn timer_fired(&mut self) {
-        self.timer_ms = None;
-    }
-
-    /// Whether the kernel writes the eventfd when work is pending. Look at [`DataRing::wants_enter`] and
-    /// [`DataRing::has_completions`] once more after switching it on.
-    pub(crate) fn signal(&mut self, on: bool) {
-        let queue = self.ring.completion();
-        if on {
-            queue.enable_eventfd();
-            // The kernel sets TASKRUN, then looks at this flag; we set the flag, then look at TASKRUN.
-            fence(Ordering::SeqCst);
-        } else {
-            queue.disable_eventfd();
-        }
     }
 
     /// Enters since the start.

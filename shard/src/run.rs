@@ -6,7 +6,6 @@ use crate::clock;
 use crate::listener;
 use crate::mesh::ShardMesh;
 use crate::ring::DataRing;
-use crate::sleep::Bed;
 use crate::turn::{Driver, Next};
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 use roomwire_engine::Engine;
@@ -15,11 +14,11 @@ use roomwire_engine::names::ShardId;
 use roomwire_engine::shard::Verify;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 
-/// glommio's rings carry the read of the doorbell and its own timers, nothing else: small, for the sake of memlock.
+/// glommio's rings carry its own timers and whatever runs in the background: small, for the sake of memlock.
 const EXECUTOR_RING_DEPTH: usize = 16;
 
 /// The least that glommio registers for file I/O, which we do not do.
@@ -98,9 +97,9 @@ fn live(config: ShardConfig, listener: OwnedFd, started: &mpsc::Sender<io::Resul
     let started = started.clone();
     executor.run(async move {
         match begin(config, listener) {
-            Ok((driver, bed)) => {
+            Ok(driver) => {
                 let _ = started.send(Ok(()));
-                drive(driver, bed).await
+                drive(driver).await
             }
             Err(error) => {
                 let _ = started.send(Err(error));
@@ -128,34 +127,27 @@ fn executor(shard: ShardId, cpu: usize) -> io::Result<LocalExecutor> {
 }
 
 /// Everything that the turn needs, made on the thread that will use it, as the ring has a single issuer.
-fn begin(config: ShardConfig, listener: OwnedFd) -> io::Result<(Driver, Bed)> {
-    let bell = config.mesh.doorbell().clone();
-    let ring = DataRing::new(config.sq_entries, config.cq_entries, bell.as_fd())
+fn begin(config: ShardConfig, listener: OwnedFd) -> io::Result<Driver> {
+    let ring = DataRing::new(config.sq_entries, config.cq_entries)
         .map_err(|error| io::Error::new(error.kind(), format!("cannot set up the data ring: {error}")))?;
     let buffers = Buffers::new(&ring.submitter(), config.buffers, config.buffer_bytes)
         .map_err(|error| io::Error::new(error.kind(), format!("cannot register the receive buffers: {error}")))?;
-    let bed = Bed::new(&bell)?;
     let wants_peers = config.engine.limits.connections_per_address_max != 0;
     let engine = Engine::new(config.shard, config.engine, config.verify, clock::now());
-    Ok((Driver::new(engine, ring, buffers, config.mesh, Acceptor::new(listener, wants_peers)), bed))
+    let mut driver = Driver::new(engine, ring, buffers, config.mesh, Acceptor::new(listener, wants_peers));
+    driver.hear_bell();
+    Ok(driver)
 }
 
-/// Turns until the engine has drained. Between turns the executor gets the thread when it asks for it, and sleeps when
-/// there is nothing to do.
-async fn drive(mut driver: Driver, bed: Bed) -> io::Result<()> {
+/// Turns until the engine has drained. Between turns the executor gets the thread when its preemption timer says so,
+/// which is ten times a second: soon enough for what runs in the background, next to nothing for what does not.
+async fn drive(mut driver: Driver) -> io::Result<()> {
     loop {
         match driver.turn()? {
-            Next::Turn => glommio::yield_if_needed().await,
-            Next::Sleep => {
-                if driver.fall_asleep() {
-                    bed.sleep().await?;
-                    driver.wake_up();
-                }
-            }
-            Next::End => break,
+            Next::Turn => {}
+            Next::Sleep { until_us } => driver.sleep(until_us)?,
+            Next::End => return Ok(()),
         }
+        glommio::yield_if_needed().await;
     }
-    drop(driver);
-    bed.leave().await;
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! The turn: everything that a shard does, one bounded round at a time.
 //!
 //! ```text
-//! completions -> inbox -> deadlines -> effects (sends, shutdowns, drops, lanes) -> timer -> bells -> submit
+//! completions -> inbox -> deadlines -> effects (sends, shutdowns, drops, lanes, bells) -> submit
 //! ```
 //!
 //! The driver carries out what [`Engine`] decides and decides nothing itself but when to read, accept and sleep.
@@ -19,6 +19,7 @@ use roomwire_engine::shard::Ended;
 use roomwire_engine::{Engine, Now};
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsFd;
 
 /// The most completions that one turn handles: some hundred microseconds of work, the latency of everything else.
 const COMPLETIONS_PER_TURN_MAX: usize = 512;
@@ -34,8 +35,11 @@ pub(crate) const SPILLED_READS_MAX: usize = 8 * 1024;
 pub(crate) enum Next {
     /// There is more to do.
     Turn,
-    /// Nothing to do until the bell rings.
-    Sleep,
+    /// Nothing to do until the bell rings, a socket stirs, or that time of CLOCK_MONOTONIC has come.
+    Sleep {
+        /// In microseconds.
+        until_us: u64,
+    },
     /// The engine has drained and everything is told.
     End,
 }
@@ -102,14 +106,17 @@ impl Driver {
         self.rearm(now);
         let spilled = self.flush_lanes();
         self.pause_or_resume_reads(spilled);
-        self.set_timer(now, spilled);
         if self.ring.wants_enter() {
             self.ring.enter()?;
         }
         if self.drained && spilled == 0 {
             return Ok(Next::End);
         }
-        Ok(if self.has_work() { Next::Turn } else { Next::Sleep })
+        Ok(if self.has_work() {
+            Next::Turn
+        } else {
+            Next::Sleep { until_us: self.due_ms(now, spilled).saturating_mul(1000) }
+        })
     }
 
     /// Reads the clocks, and counts the time since the last turn as busy unless the shard slept.
@@ -134,7 +141,8 @@ impl Driver {
                 Operation::Send => self.on_send(now, completion),
                 Operation::Accept => self.on_accept(now, completion),
                 Operation::CancelReceive | Operation::CancelSend => self.on_cancel_failed(completion),
-                Operation::Timer => self.ring.timer_fired(),
+                Operation::Bell if !completion.more => self.hear_bell(),
+                Operation::Bell => {}
                 Operation::Ignored => {}
             }
         }
@@ -185,8 +193,8 @@ impl Driver {
         spilled
     }
 
-    /// Arms the ring's timer for whatever is due first.
-    fn set_timer(&mut self, now: Now, spilled: usize) {
+    /// Whatever is due first, in ms of CLOCK_MONOTONIC.
+    fn due_ms(&self, now: Now, spilled: usize) -> u64 {
         let mut due_ms = self.engine.next_tick_ms();
         if let Some(retry_ms) = self.acceptor.retry_ms() {
             due_ms = due_ms.min(retry_ms);
@@ -195,9 +203,7 @@ impl Driver {
             // Whoever makes room in a lane rings nobody.
             due_ms = due_ms.min(now.mono_ms() + 1);
         }
-        if due_ms != u64::MAX {
-            self.ring.wake_at(due_ms);
-        }
+        due_ms
     }
 
     fn has_work(&mut self) -> bool {
@@ -213,24 +219,30 @@ impl Driver {
             || (!self.reads_paused && !(self.held.is_empty() && self.starved.is_empty()))
     }
 
-    /// Arms the bells of the mesh and of the ring, and looks once more. Whether the shard may sleep.
-    pub(crate) fn fall_asleep(&mut self) -> bool {
+    /// Arms the bell, looks once more, and sleeps in the data ring.
+    ///
+    /// Not through the executor: glommio 0.9 makes seven enters and a membarrier of each sleep (docs/decisions/).
+    ///
+    /// # Errors
+    /// The ring itself failed.
+    pub(crate) fn sleep(&mut self, until_us: u64) -> io::Result<()> {
         self.mesh.doorbell().arm();
-        self.ring.signal(true);
-        if self.has_work() {
-            self.wake_up();
-            return false;
+        if !self.has_work() {
+            let now_us = clock::now().mono_us;
+            if let Some(since_us) = self.awake_since_us.take() {
+                self.engine.counters.driver.busy_us_total += now_us.saturating_sub(since_us);
+            }
+            if until_us > now_us {
+                self.ring.sleep(until_us - now_us)?;
+            }
         }
-        if let Some(since_us) = self.awake_since_us.take() {
-            self.engine.counters.driver.busy_us_total += clock::now().mono_us.saturating_sub(since_us);
-        }
-        true
+        self.mesh.doorbell().disarm();
+        Ok(())
     }
 
-    /// Nobody needs to ring from here on.
-    pub(crate) fn wake_up(&mut self) {
-        self.mesh.doorbell().disarm();
-        self.ring.signal(false);
+    /// Has the ring poll the doorbell.
+    pub(crate) fn hear_bell(&mut self) {
+        self.ring.hear(self.mesh.doorbell().as_fd());
     }
 
     /// Hands the connection's next chunk to the kernel, if it has one and none is under way.
