@@ -49,3 +49,46 @@ fn bind(address: SocketAddr, backlog: u32) -> io::Result<(OwnedFd, SocketAddr)> 
     let local = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("the socket has no IP address"))?;
     Ok((socket.into(), local))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use socket2::SockRef;
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+
+    #[test]
+    fn shards_share_a_port_and_accepted_sockets_inherit_the_options() {
+        let (first, address) = listen((Ipv4Addr::LOCALHOST, 0).into(), 16).unwrap();
+        let (second, same) = listen(address, 16).unwrap();
+        assert_eq!(address, same);
+        drop(second);
+        let _client = TcpStream::connect(address).unwrap();
+        let (accepted, _) = TcpListener::from(first).accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap());
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+    }
+
+    #[test]
+    fn the_unspecified_ipv6_address_takes_both_families() {
+        if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+            // No IPv6 on this machine.
+            return;
+        }
+        let (_listener, address) = listen((Ipv6Addr::UNSPECIFIED, 0).into(), 16).unwrap();
+        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, address.port())).is_ok());
+        assert!(TcpStream::connect((Ipv6Addr::LOCALHOST, address.port())).is_ok());
+    }
+
+    #[test]
+    fn a_taken_address_is_named_with_its_cure() {
+        // Without SO_REUSEPORT, nobody else may bind it.
+        let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = other.local_addr().unwrap();
+        let error = listen(address, 16).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().contains(&address.to_string()) && error.to_string().contains("stop what"), "{error}");
+    }
+}

@@ -208,6 +208,7 @@ impl Driver {
 
     fn has_work(&mut self) -> bool {
         let effects = &self.engine.effects;
+        let unread = !self.held.is_empty() || !self.starved.is_empty();
         self.ring.has_completions()
             || self.ring.wants_enter()
             || self.mesh.has_mail()
@@ -216,12 +217,13 @@ impl Driver {
             || !effects.shutdowns.is_empty()
             || !effects.shards.is_empty()
             || !effects.bridge.is_empty()
-            || (!self.reads_paused && !(self.held.is_empty() && self.starved.is_empty()))
+            || (unread && !self.reads_paused)
     }
 
     /// Arms the bell, looks once more, and sleeps in the data ring.
     ///
-    /// Not through the executor: glommio 0.9 makes seven enters and a membarrier of each sleep (docs/decisions/).
+    /// Not through the executor: glommio 0.9 makes seven enters and a membarrier of each sleep
+    /// (docs/decisions/sleep-in-the-data-ring.md).
     ///
     /// # Errors
     /// The ring itself failed.

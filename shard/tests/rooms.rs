@@ -8,8 +8,10 @@ mod client;
 #[allow(dead_code, reason = "each test file uses a part")]
 mod node;
 
-use client::Client;
+use client::{Client, frame};
 use node::{Node, Setting};
+use std::io::{ErrorKind, Write};
+use std::time::Duration;
 
 #[test]
 fn a_message_reaches_each_member_on_either_shard_once_and_in_order() {
@@ -33,5 +35,51 @@ fn a_message_reaches_each_member_on_either_shard_once_and_in_order() {
             assert!(message.contains(&format!("m{number}.")), "{message}, not {number}");
         }
     }
+    node.stop();
+}
+
+#[test]
+fn a_shard_whose_lanes_are_full_stops_reading_and_loses_nothing() {
+    let node = Node::start(&Setting { echo: false, ..Setting::default() });
+    let mut reader = Client::connect(node.address, "reader").unwrap();
+    reader.send(br#"{"type":"join_room","roomId":"r"}"#).unwrap();
+    reader.receive_until("room_history").unwrap();
+    let mut writer = Client::connect(node.address, "writer").unwrap();
+    writer.receive_until("connected").unwrap();
+
+    // More than a lane, the spill and the sockets' buffers take: at some point the writer is not heard any more.
+    node.stall(true);
+    writer.socket.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut bytes = Vec::new();
+    let mut messages = 0;
+    let stuck = loop {
+        let message = format!(r#"{{"type":"chat_message","roomId":"r","content":"m{messages}."}}"#);
+        let next = frame(message.as_bytes());
+        messages += 1;
+        bytes.extend_from_slice(&next);
+        match writer.socket.write(&bytes) {
+            Ok(written) => drop(bytes.drain(..written)),
+            Err(error) => break error,
+        }
+        assert!(messages < 2_000_000, "the shard reads on and on");
+    };
+    assert!(matches!(stuck.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{stuck}");
+
+    node.stall(false);
+    writer.socket.set_write_timeout(Some(client::PATIENCE)).unwrap();
+    let writing = std::thread::spawn(move || {
+        writer.socket.write_all(&bytes).unwrap();
+        writer
+    });
+    for number in 0..messages {
+        let message = reader.receive_until("chat_message").unwrap();
+        assert!(message.contains(&format!("\"m{number}.\"")), "{message}, not {number}");
+    }
+    drop(writing.join().unwrap());
+    node.wait_until("reads were paused, and go on", |node| {
+        let driver = node.driver();
+        driver.reads_paused_total > 0 && driver.mesh_spilled_total > 0 && driver.mesh_spilled_now == 0
+    });
+    drop(reader);
     node.stop();
 }

@@ -48,6 +48,7 @@ pub(crate) struct Node {
     bridge: Option<JoinHandle<BridgeMesh>>,
     stop: Arc<AtomicBool>,
     drain: Arc<AtomicBool>,
+    stalled: Arc<AtomicBool>,
     stats: Arc<Mutex<Vec<Counters>>>,
 }
 
@@ -58,6 +59,7 @@ impl Node {
         let mut shards = Vec::new();
         for (number, mesh) in (0..).zip(meshes) {
             let verify: Verify = Arc::new(|token, _| {
+                assert!(token != "panic", "a test asked for it");
                 let user = User { id: UserId::new(token), name: Arc::from(token) };
                 Some(Identity { user, expires_ms: None, grants: None })
             });
@@ -90,17 +92,19 @@ impl Node {
         }
         let stop = Arc::new(AtomicBool::new(false));
         let drain = Arc::new(AtomicBool::new(false));
+        let stalled = Arc::new(AtomicBool::new(false));
         let stats = Arc::new(Mutex::new(vec![Counters::default(); usize::from(setting.shards)]));
         let bridge = FakeBridge {
             mesh: bridge,
             stop: Arc::clone(&stop),
             drain: Arc::clone(&drain),
+            stalled: Arc::clone(&stalled),
             stats: Arc::clone(&stats),
             seq: 0,
             subscribed: HashMap::new(),
         };
         let bridge = Some(std::thread::spawn(move || bridge.run()));
-        Node { address: listen, shards, bridge, stop, drain, stats }
+        Node { address: listen, shards, bridge, stop, drain, stalled, stats }
     }
 
     /// The shards' figures, added up: up to a second old.
@@ -112,10 +116,18 @@ impl Node {
             sum.buffers_exhausted_total += driver.buffers_exhausted_total;
             sum.completions_overflowed_total += driver.completions_overflowed_total;
             sum.accepts_paused_total += driver.accepts_paused_total;
+            sum.reads_paused_total += driver.reads_paused_total;
+            sum.mesh_spilled_total += driver.mesh_spilled_total;
+            sum.mesh_spilled_now += driver.mesh_spilled_now;
             sum.turns_total += driver.turns_total;
             sum.enters_total += driver.enters_total;
         }
         sum
+    }
+
+    /// Whether the bridge does nothing at all.
+    pub(crate) fn stall(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::SeqCst);
     }
 
     pub(crate) fn connections(&self) -> u64 {
@@ -148,6 +160,7 @@ struct FakeBridge {
     mesh: BridgeMesh,
     stop: Arc<AtomicBool>,
     drain: Arc<AtomicBool>,
+    stalled: Arc<AtomicBool>,
     stats: Arc<Mutex<Vec<Counters>>>,
     seq: u64,
     subscribed: HashMap<RoomId, HashSet<ShardId>>,
@@ -157,6 +170,10 @@ impl FakeBridge {
     fn run(mut self) -> BridgeMesh {
         let mut inbox = Vec::new();
         while !self.stop.load(Ordering::SeqCst) {
+            if self.stalled.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            }
             self.mesh.receive(1024, &mut inbox);
             let idle = inbox.is_empty();
             for message in inbox.drain(..) {
