@@ -121,15 +121,14 @@ impl Swarm {
 
     fn send_frame(&mut self, index: usize, opcode: Opcode, payload: &[u8]) -> io::Result<Sent> {
         let Some(connection) = self.connections.get_mut(index) else { return Ok(Sent::Gone) };
-        let Some(socket) = &connection.socket else { return Ok(Sent::Gone) };
+        let Some(mut socket) = connection.socket.as_ref() else { return Ok(Sent::Gone) };
         self.frame.clear();
         encode_masked(opcode, payload, MASK, &mut self.frame);
         if !connection.output.is_empty() {
             connection.output.extend_from_slice(&self.frame);
             return Ok(Sent::Waiting);
         }
-        let mut socket_writer: &Socket = socket;
-        let written = match socket_writer.write(&self.frame) {
+        let written = match socket.write(&self.frame) {
             Ok(written) => written,
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             // The read side hears of it too and says why.
@@ -154,18 +153,16 @@ impl Swarm {
             if ready.token == CONTROL {
                 control = true;
             } else {
-                self.serve(ready, &mut buffer, handler)?;
+                self.serve(ready, &mut buffer, handler);
             }
         }
         self.buffer = buffer;
         Ok(control)
     }
 
-    fn serve(&mut self, ready: Ready, buffer: &mut [u8], handler: &mut impl FnMut(usize, Event<'_>)) -> io::Result<()> {
+    fn serve(&mut self, ready: Ready, buffer: &mut [u8], handler: &mut impl FnMut(usize, Event<'_>)) {
         let index = ready.token as usize;
-        if ready.writable {
-            self.flush(index)?;
-        }
+        let refused = if ready.writable { self.flush(index).err() } else { None };
         if ready.readable
             && let Err(reason) = self.read(index, buffer, handler)
         {
@@ -175,25 +172,27 @@ impl Swarm {
                 connection.input = Vec::new();
                 connection.output = Vec::new();
             }
-            handler(index, Event::Closed(reason));
+            // The kernel tells an error once: what the write was told, the read is not told again.
+            handler(index, Event::Closed(refused.map_or(reason, |error| error.to_string())));
         }
-        Ok(())
     }
 
-    /// Writes what waits; on an error the read side says why.
+    /// Writes what waits.
     fn flush(&mut self, index: usize) -> io::Result<()> {
         let Some(connection) = self.connections.get_mut(index) else { return Ok(()) };
-        let Some(socket) = &connection.socket else { return Ok(()) };
-        let mut socket_writer: &Socket = socket;
-        if let Ok(written) = socket_writer.write(&connection.output) {
-            if written == connection.output.len() {
+        let Some(mut socket) = connection.socket.as_ref() else { return Ok(()) };
+        match socket.write(&connection.output) {
+            Ok(written) if written == connection.output.len() => {
                 connection.output = Vec::new();
-                self.epoll.modify(socket.as_fd(), index as u64, false)?;
-            } else {
-                connection.output.drain(..written);
+                self.epoll.modify(socket.as_fd(), index as u64, false)
             }
+            Ok(written) => {
+                connection.output.drain(..written);
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     /// One read: what is left in the kernel makes the descriptor ready again.

@@ -1,0 +1,132 @@
+//! The whole program against a server that keeps its promises, and against servers that do not: a bench that cannot
+//! fail proves nothing. The server here speaks the plain dialect on real sockets, one thread for each connection.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use serde_json::{Value, json};
+use tungstenite::{Message, WebSocket};
+
+/// How often the delivery with this count goes out.
+type Copies = fn(u64) -> usize;
+
+#[derive(Default)]
+struct Rooms {
+    members: HashMap<String, Vec<TcpStream>>,
+    delivered: u64,
+}
+
+/// Starts a server that sends each delivery as often as `copies` says.
+fn server(copies: Copies) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("bound");
+    let rooms = Arc::new(Mutex::new(Rooms::default()));
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let rooms = Arc::clone(&rooms);
+            thread::spawn(move || {
+                let for_rooms = stream.try_clone().expect("a descriptor");
+                if let Ok(socket) = tungstenite::accept(stream) {
+                    serve(socket, &for_rooms, &rooms, copies);
+                }
+            });
+        }
+    });
+    addr
+}
+
+fn serve(mut socket: WebSocket<TcpStream>, stream: &TcpStream, rooms: &Mutex<Rooms>, copies: Copies) {
+    say(stream, &json!({"type": "connected"}).to_string());
+    while let Ok(message) = socket.read() {
+        let Message::Text(text) = message else { continue };
+        let message: Value = serde_json::from_str(&text).expect("the bench sends JSON");
+        let room = message["roomId"].as_str().unwrap_or_default();
+        let mut rooms = rooms.lock().expect("no thread panicked");
+        match message["type"].as_str() {
+            Some("join_room") => {
+                rooms.members.entry(room.into()).or_default().push(stream.try_clone().expect("a descriptor"));
+            }
+            Some("ping") => say(stream, r#"{"type":"pong"}"#),
+            Some("chat_message") => {
+                let text = format!(r#"{{"type":"chat_message","content":{}}}"#, message["content"]);
+                let Rooms { members, delivered } = &mut *rooms;
+                for member in &members[room] {
+                    *delivered += 1;
+                    for _ in 0..copies(*delivered) {
+                        say(member, &text);
+                    }
+                }
+            }
+            other => panic!("the bench sent {other:?}"),
+        }
+    }
+}
+
+/// One text frame; callers hold the lock of the rooms or are alone on the connection. A client that has gone is no fault.
+fn say(mut stream: &TcpStream, text: &str) {
+    use std::io::Write as _;
+    let mut frame = Vec::new();
+    roomwire_wire::frame::encode(roomwire_wire::frame::Opcode::Text, text.as_bytes(), &mut frame);
+    let _ = stream.write_all(&frame);
+}
+
+/// Runs `fanout` with 2 rooms of 3, 40 messages, 120 deliveries; the machine may be as slow as it likes.
+fn fanout(addr: SocketAddr, workers: u32) -> (Output, Value) {
+    let json = std::env::temp_dir().join(format!("roomwire-bench-{}-{}.json", std::process::id(), addr.port()));
+    let output = Command::new(env!("CARGO_BIN_EXE_roomwire-bench"))
+        .args(["fanout", "--dialect", "plain", "--secret", "a secret of the test", "--rooms", "2", "--members", "3"])
+        .args(["--rate", "100", "--warm-up", "0.1", "--seconds", "0.3", "--drain", "1"])
+        .args(["--lag-ms-max", "1000000", "--cpu-percent-max", "1000000"])
+        .args(["--addr", &addr.to_string(), "--workers", &workers.to_string()])
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .expect("the bench runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let text = std::fs::read_to_string(&json).unwrap_or_else(|error| panic!("no report: {error}: {said}"));
+    std::fs::remove_file(&json).expect("it was there");
+    (output, serde_json::from_str(&text).expect("a report is JSON"))
+}
+
+#[test]
+fn a_server_that_delivers_everything_once_passes_with_any_number_of_workers() {
+    for workers in [1, 4] {
+        let (_, report) = fanout(server(|_| 1), workers);
+        assert_eq!(report["void"], json!([]), "{report}");
+        let deliveries = &report["load"]["deliveries"];
+        assert_eq!((&deliveries["expected"], &deliveries["arrived"]), (&json!(120), &json!(120)), "{workers} workers");
+        assert!(report["delivery"]["p50_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{report}");
+        assert!(!report.to_string().contains("a secret of the test"));
+    }
+}
+
+#[test]
+fn a_server_that_loses_one_delivery_is_found_out() {
+    let (output, report) = fanout(server(|count| usize::from(count != 60)), 2);
+    assert!(!output.status.success());
+    let deliveries = &report["load"]["deliveries"];
+    assert_eq!((&deliveries["expected"], &deliveries["arrived"]), (&json!(120), &json!(119)));
+    assert!(report["void"][0].as_str().is_some_and(|reason| reason.contains("1 of 120 lost")), "{report}");
+}
+
+#[test]
+fn a_server_that_doubles_one_delivery_is_found_out() {
+    let (output, report) = fanout(server(|count| if count == 60 { 2 } else { 1 }), 2);
+    assert!(!output.status.success());
+    assert!(report["void"][0].as_str().is_some_and(|reason| reason.contains("1 doubled")), "{report}");
+}
+
+#[test]
+fn nobody_there_is_an_error_and_not_a_figure() {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let output = Command::new(env!("CARGO_BIN_EXE_roomwire-bench"))
+        .args(["idle", "-n", "3", "--secret", "x", "--addr", &free.to_string()])
+        .output()
+        .expect("the bench runs");
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("Connection refused"), "{said}");
+}
