@@ -68,3 +68,9 @@ fn damaged(frames: &[Vec<u8>], damage: Option<(prop::sample::Index, u8)>) -> Vec
     }
     stream
 }
+
+#[test]
+fn what_the_fuzzer_found_is_a_listed_difference() {
+    // A pong whose length 0 stands in the 16-bit form.
+    peer::compare(b"\x8a\xfe\x00\x00\x20\x00\x02\x00\x00", 4, Role::Server);
+}
