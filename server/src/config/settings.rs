@@ -17,6 +17,9 @@ const CONNECTIONS_MIN: u64 = 64;
 /// What a frame needs besides its content: names, ids, times.
 const ENVELOPE_BYTES: u64 = 4 * 1024;
 
+/// `drain.secs` of a local trial.
+const DEV_DRAIN_SECS: i64 = 3;
+
 /// What this machine and process give.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -124,6 +127,10 @@ fn derive_from_host(layers: &mut Layers, host: &Host, dev: bool) {
         let most = connections_possible(host, shards).min(u64::from(u32::MAX));
         let from = format!("descriptor limit {} less a reserve", host.descriptors_max);
         layers.derive("limits.connections_max", Value::Integer(most as i64), &from);
+    }
+    if dev && !layers.is_set("drain.secs") {
+        // Whoever presses Ctrl-C at a local trial wants it gone; the tabs come back by themselves.
+        layers.derive("drain.secs", Value::Integer(DEV_DRAIN_SECS), "--dev");
     }
     if dev && !layers.is_set("listen.addr") {
         let port = layers.get("listen.addr").and_then(|entry| entry.value.as_str()?.parse::<SocketAddr>().ok());

@@ -205,7 +205,8 @@ impl Default for Store {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
-    /// Seconds from SIGTERM to the end of the process; clients are sent away spread over most of it. 0: at once.
+    /// Seconds from SIGTERM to the end of the process; clients are sent away spread over most of it. 0: at
+    /// once. With `--dev` 3.
     #[schemars(extend("maximum" = 3_600))]
     pub secs: u32,
 }
