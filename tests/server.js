@@ -15,6 +15,9 @@ const START_MS_MAX = 30_000;
 const STOP_MS_MAX = 40_000;
 const LOG_LINES_MAX = 60;
 
+// To the server ROOMWIRE_BIN would be a key of its configuration, and an unknown one.
+const { ROOMWIRE_BIN: _, ...ENVIRONMENT } = process.env;
+
 const children = new Set();
 process.on('exit', () => { for (const child of children) child.kill('SIGKILL'); });
 for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(130));
@@ -49,7 +52,7 @@ export class Server {
   /** Starts it and waits until it says that it is ready. */
   async start() {
     const sets = [`listen.addr=127.0.0.1:${this.wsPort}`, `http.addr=127.0.0.1:${this.httpPort}`, `data.dir=${this.dir}`, ...this.settings];
-    const child = spawn(BINARY, ['serve', '--dev', ...sets.flatMap((set) => ['--set', set])], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(BINARY, ['serve', '--dev', ...sets.flatMap((set) => ['--set', set])], { stdio: ['ignore', 'pipe', 'pipe'], env: ENVIRONMENT });
     this.child = child;
     this.tokens.clear(); // --dev makes a new secret at each start
     children.add(child);
