@@ -101,7 +101,10 @@ impl Driver {
 
     /// Runs until the node has drained, or the store's threads have died.
     pub(super) async fn run(mut self) {
-        let bell = match AsyncFd::try_with_interest(Bell(Arc::clone(self.mesh.doorbell())), Interest::READABLE) {
+        let bell = Bell(Arc::clone(self.mesh.doorbell()));
+        // SAFETY: the bell owns its eventfd and keeps it open and the same for as long as it lives, which is longer than
+        // the registration: `AsyncFd` drops the registration first.
+        let bell = match unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) } {
             Ok(bell) => bell,
             Err(error) => {
                 tracing::error!(%error, "the bridge cannot poll its doorbell");
