@@ -21,7 +21,7 @@ use roomwire_engine::shard::Verify;
 use roomwire_shard::mesh::{ShardMesh, mesh};
 use roomwire_shard::run::{ShardConfig, ShardHandle};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -82,10 +82,22 @@ fn start_failure(error: StartError) -> Failure {
         StartError::Store(OpenError::Newer { .. } | OpenError::NotOurs { .. } | OpenError::Damaged { .. }) => {
             Failure::config(error.to_string())
         }
-        StartError::Http { addr, error } if error.kind() == std::io::ErrorKind::AddrInUse => {
+        StartError::Http { addr, error } if error.kind() == io::ErrorKind::AddrInUse => {
             Failure::runtime(taken("http.addr", addr))
         }
         _ => Failure::runtime(error.to_string()),
+    }
+}
+
+fn shard_failure(shard: u16, shards: u16, error: &io::Error) -> Failure {
+    match error.kind() {
+        // The start-up probe sets up one ring; this host has no room for one per shard.
+        io::ErrorKind::OutOfMemory => Failure::config(format!(
+            "shard {shard}: {error}: the memlock limit is too low for {shards} shards; raise it with \
+             LimitMEMLOCK=infinity (systemd), --ulimit memlock=-1 (Docker) or `ulimit -l`"
+        )),
+        io::ErrorKind::PermissionDenied => Failure::config(format!("shard {shard}: {error}")),
+        _ => Failure::runtime(format!("shard {shard}: {error}")),
     }
 }
 
@@ -119,7 +131,7 @@ fn start_shards(
             verify: Arc::clone(verify),
             mesh: lane,
         })
-        .map_err(|error| Failure::runtime(format!("shard {shard}: {error}")))?;
+        .map_err(|error| shard_failure(shard, settings.shards, &error))?;
         // Where port 0 was asked for, the kernel chose one for the first shard: the others share it.
         listen = handle.local_addr;
         shards.push(handle);
@@ -221,7 +233,7 @@ fn announce(settings: &Settings, listen: SocketAddr, http: SocketAddr, echo: boo
              Open the demo page in two tabs. Stop with Ctrl-C.\n",
             settings.data_dir.display()
         );
-        let _ = writeln!(std::io::stdout(), "{banner}");
+        let _ = writeln!(io::stdout(), "{banner}");
     }
 }
 
@@ -238,16 +250,14 @@ fn raise_descriptor_limit() {
 /// Shards bind with SO_REUSEPORT, which would let a second node of the same user take half of our clients in silence: so
 /// ask once without it.
 fn refuse_taken_port(addr: SocketAddr) -> Result<(), Failure> {
-    let bind = || -> std::io::Result<()> {
+    let bind = || -> io::Result<()> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
         // Connections of an earlier run that are still in TIME_WAIT do not count.
         socket.set_reuse_address(true)?;
         socket.bind(&addr.into())
     };
     match bind() {
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            Err(Failure::runtime(taken("listen.addr", addr)))
-        }
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(Failure::runtime(taken("listen.addr", addr))),
         // Whatever else is wrong, the shard's own attempt says it best.
         _ => Ok(()),
     }

@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 /// # Errors
 /// The filter does not parse, or logging was started before.
 pub fn start(log: &Log) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&log.level).map_err(|error| format!("`log.level`: {error}"))?;
+    let filter = EnvFilter::try_new(with_quiet_store(&log.level)).map_err(|error| format!("`log.level`: {error}"))?;
     let pretty = match log.format {
         LogFormat::Auto => std::io::stderr().is_terminal(),
         LogFormat::Pretty => true,
@@ -24,6 +24,12 @@ pub fn start(log: &Log) -> Result<(), String> {
         builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
     };
     started.map_err(|error| format!("logging: {error}"))
+}
+
+/// At `info` the store's library tells of each file that it makes. A filter that names it comes later and wins.
+fn with_quiet_store(level: &str) -> String {
+    let loud = !matches!(level.trim(), "off" | "error" | "warn");
+    if loud { format!("fjall=warn,lsm_tree=warn,{level}") } else { level.to_owned() }
 }
 
 /// Makes a panic of any thread end the process with one line: a half-dead node that still owns a listener would swallow
