@@ -26,6 +26,7 @@ fn frames_of_every_size_around_each_boundary_come_back_whole() {
         client.send(&payload).unwrap();
         assert!(client.receive().unwrap() == payload, "{size} bytes");
     }
+    drop(client);
     node.stop();
 }
 
@@ -41,6 +42,7 @@ fn many_frames_in_one_write_come_back_in_order() {
         assert_eq!(&client.receive().unwrap(), payload);
     }
     writing.join().unwrap();
+    drop(client);
     node.stop();
 }
 
@@ -58,6 +60,7 @@ fn a_request_and_frames_that_arrive_byte_by_byte_are_understood() {
     client.finish_upgrade().unwrap();
     assert_eq!(client.receive().unwrap(), b"early");
     assert_eq!(client.receive().unwrap(), letters(130));
+    drop(client);
     node.stop();
 }
 
@@ -122,6 +125,7 @@ fn a_slow_reader_gets_every_byte_and_holds_nobody_up() {
     for _ in 0..COUNT {
         assert!(slow.receive().unwrap() == expected);
     }
+    drop(slow);
     node.stop();
 }
 
@@ -155,7 +159,7 @@ fn a_full_node_refuses_with_503_and_takes_the_next_when_one_leaves() {
     setting.limits.connections_max = 2;
     let node = Node::start(&setting);
     let first = Client::connect(node.address, "a").unwrap();
-    let _second = Client::connect(node.address, "b").unwrap();
+    let second = Client::connect(node.address, "b").unwrap();
     let mut third = Client::open(node.address).unwrap();
     let mut answer = String::new();
     third.socket.read_to_string(&mut answer).unwrap();
@@ -165,6 +169,7 @@ fn a_full_node_refuses_with_503_and_takes_the_next_when_one_leaves() {
     while Client::connect(node.address, "c").is_err() {
         assert!(Instant::now() < until, "the slot was not freed");
     }
+    drop((second, third));
     node.stop();
 }
 
