@@ -2,17 +2,44 @@
 //!
 //! The bridge thread of `server` and the simulator drive it: events in, effects out. It knows no Redis, no CQL, no
 //! HTTP: only the contracts in [`crate::bus`] and [`crate::store`].
+//!
+//! Reading order: this file (what comes in and goes out, and which room it is for), `bridge/room.rs` (one room, and the
+//! pump that moves it on), then a file per role of ORDERING.md: `writer`, `receiver`, `history` with `recent`, `init`,
+//! `void`; `receipt` stands alone; `shared` is what the rooms of a bridge share.
+//!
+//! Memory: a room exists here while a shard is subscribed to it, while something of it is under way, and for
+//! [`USER_ROOM_IDLE_MS`] after a message to a `user:` room. An idle subscribed room costs some 500 bytes. Recent messages
+//! cost at most `recent_bytes_max` per room and [`RECENT_BYTES_TOTAL_MAX`] in all; publishes under way are at most
+//! `publishes_max`.
+//!
+//! Hash maps here are never walked where order could show, so the same events give the same effects.
+
+mod history;
+mod init;
+mod receipt;
+mod receiver;
+mod recent;
+mod room;
+mod shared;
+mod void;
+mod writer;
+
+#[cfg(test)]
+mod tests;
 
 use crate::Now;
 use crate::bus::{BusEvent, BusReply, BusRequest};
-use crate::mesh::{HistoryAsk, ToBridge, ToShard};
-use crate::names::{RoomId, ShardId, User, UserId};
+use crate::mesh::{Asker, HistoryAsk, ToBridge, ToShard};
+use crate::names::{RoomId, ShardId, User, UserId, home};
 use crate::stats::ShardStats;
 use crate::store::{ReadRow, StoreReply, StoreRequest};
 use bytes::Bytes;
+use hashbrown::HashMap;
 use hdrhistogram::Histogram;
+use room::Room;
 use roomwire_wire::close::CloseCode;
 use roomwire_wire::message::ErrorCode;
+use shared::{Asked, Origin, Shared, Turn};
 use std::sync::Arc;
 
 /// What the bridge is told at its start.
@@ -121,41 +148,280 @@ pub struct BridgeStats {
     pub durable_us: Histogram<u64>,
 }
 
+/// How long a `user:` room is kept here after its last message.
+pub const USER_ROOM_IDLE_MS: u64 = 10_000;
+/// The most bytes of recent messages of all rooms together; beyond, rooms not lately asked lose theirs first.
+pub const RECENT_BYTES_TOTAL_MAX: usize = 256 << 20;
+
 /// The bridge of one node.
 #[derive(Debug)]
 pub struct Bridge {
-    config: BridgeConfig,
+    rooms: HashMap<RoomId, Room>,
+    shared: Shared,
+    drain: Drain,
+}
+
+/// How far the drain has come.
+#[derive(Debug, Default)]
+struct Drain {
+    draining: bool,
+    drained: crate::names::ShardSet,
+    finished: bool,
 }
 
 impl Bridge {
     /// A bridge that knows no room yet.
     #[must_use]
     pub fn new(config: BridgeConfig) -> Bridge {
-        Bridge { config }
+        Bridge { rooms: HashMap::new(), shared: Shared::new(config), drain: Drain::default() }
     }
 
     /// Takes one event; effects are appended in the order in which they must be carried out. `Sequence` and `Append`
     /// requests are gathered until [`Bridge::flush`].
     pub fn handle(&mut self, now: Now, event: BridgeEvent, effects: &mut Vec<BridgeEffect>) {
-        let _ = (&self.config, now, event, effects);
-        todo!()
+        match event {
+            BridgeEvent::Shard(message) => self.shard(now, message, effects),
+            BridgeEvent::Call { call, what } => self.call(now, call, what, effects),
+            BridgeEvent::BusReply(reply) => {
+                self.at(now, &room_of_reply(&reply).clone(), effects, |room, turn| room.bus_reply(turn, reply));
+            }
+            BridgeEvent::BusEvent(event) => self.bus_event(now, event, effects),
+            BridgeEvent::Store(reply) => self.store_reply(now, reply, effects),
+            BridgeEvent::Tick => self.tick(now, effects),
+            BridgeEvent::Drain { window_ms } => {
+                self.drain.draining = true;
+                for shard in self.shards() {
+                    effects.push(BridgeEffect::Shard(shard, ToShard::Drain { window_ms }));
+                }
+            }
+        }
+        self.trim_recent();
+        self.finish(effects);
     }
 
     /// Ends a turn: sends what was gathered as one batch per room (`Sequence`, `Publish`) and one for all (`Append`).
     pub fn flush(&mut self, now: Now, effects: &mut Vec<BridgeEffect>) {
-        let _ = (now, effects);
-        todo!()
+        let dirty = std::mem::take(&mut self.shared.dirty);
+        for id in &dirty {
+            self.at(now, id, effects, Room::flush_sequence);
+        }
+        Turn { now, shared: &mut self.shared, effects }.flush_rows();
+        for id in &dirty {
+            self.at(now, id, effects, Room::flush_publish);
+        }
     }
 
     /// When [`BridgeEvent::Tick`] is due, in ms of CLOCK_MONOTONIC; `None` while nothing waits.
     #[must_use]
     pub fn next_tick_ms(&self) -> Option<u64> {
-        todo!()
+        self.shared.next_tick_ms()
     }
 
     /// The figures.
     #[must_use]
     pub fn stats(&self) -> &BridgeStats {
-        todo!()
+        &self.shared.stats
+    }
+
+    fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.shared.config.shards).map(ShardId)
+    }
+
+    /// Lets a room that is known here do something, then moves it on, and lets go of it if it is done.
+    fn at(
+        &mut self,
+        now: Now,
+        id: &RoomId,
+        effects: &mut Vec<BridgeEffect>,
+        act: impl FnOnce(&mut Room, &mut Turn<'_>),
+    ) {
+        let Some(room) = self.rooms.get_mut(id) else { return };
+        let mut turn = Turn { now, shared: &mut self.shared, effects };
+        act(room, &mut turn);
+        room.pump(&mut turn);
+        if room.is_disposable(now) {
+            room.dispose(&mut turn);
+            self.rooms.remove(id);
+        } else if let Some(due) = room.arm(now) {
+            self.shared.set_timer(due, id);
+        }
+        self.shared.stats.rooms_now = self.rooms.len() as u64;
+    }
+
+    /// As [`Bridge::at`], for a room that need not be known yet.
+    fn at_any(
+        &mut self,
+        now: Now,
+        id: &RoomId,
+        effects: &mut Vec<BridgeEffect>,
+        act: impl FnOnce(&mut Room, &mut Turn<'_>),
+    ) {
+        if !self.rooms.contains_key(id) {
+            self.rooms.insert(id.clone(), Room::new(id.clone()));
+        }
+        self.at(now, id, effects, act);
+    }
+
+    fn shard(&mut self, now: Now, message: ToBridge, effects: &mut Vec<BridgeEffect>) {
+        match message {
+            ToBridge::Publish { from, room, user, content, client_id, received_us } => {
+                let item = writer::Offer { origin: Origin::Connection(from), user, content, client_id, received_us };
+                self.publish(now, &room, item, effects);
+            }
+            ToBridge::Receipt { from, room, user, message_id } => {
+                receipt::ask(&mut Turn { now, shared: &mut self.shared, effects }, from, room, user, message_id);
+            }
+            ToBridge::History { from, room, ask } => {
+                let to = Origin::Connection(from);
+                self.at_any(now, &room, effects, |room, turn| room.ask_history(turn, to, ask));
+            }
+            ToBridge::Subscribe { room, shard } => {
+                self.at_any(now, &room, effects, |room, turn| room.subscribe(turn, shard));
+            }
+            ToBridge::Unsubscribe { room, shard } => {
+                self.at(now, &room, effects, |room, turn| room.unsubscribe(turn, shard));
+            }
+            ToBridge::MembersAnswer { call, count, users } => {
+                effects.push(BridgeEffect::Answer { call, answer: Answer::Members { count, users } });
+            }
+            ToBridge::UserAnswer { call, online, connections } => {
+                effects.push(BridgeEffect::Answer { call, answer: Answer::Presence { online, connections } });
+            }
+            ToBridge::Stats { shard, stats } => effects.push(BridgeEffect::Stats(shard, stats)),
+            ToBridge::Drained { shard } => {
+                self.drain.drained.insert(shard);
+            }
+        }
+    }
+
+    fn call(&mut self, now: Now, call: u64, what: Call, effects: &mut Vec<BridgeEffect>) {
+        let shards = self.shared.config.shards;
+        match what {
+            Call::Publish { room, user, content, client_id, received_us } => {
+                let item = writer::Offer { origin: Origin::Http(call), user, content, client_id, received_us };
+                self.publish(now, &room, item, effects);
+            }
+            Call::History { room, ask } => {
+                self.at_any(now, &room, effects, |room, turn| room.ask_history(turn, Origin::Http(call), ask));
+            }
+            Call::Members { room } => {
+                let to = home(&room, shards);
+                effects.push(BridgeEffect::Shard(to, ToShard::AskMembers { room, asker: Asker::Http(call) }));
+            }
+            Call::Presence { user } => {
+                let to = home(&user, shards);
+                effects.push(BridgeEffect::Shard(to, ToShard::AskUser { user, call }));
+            }
+            Call::Disconnect { user, code, reason } => {
+                for shard in self.shards() {
+                    let (user, reason) = (user.clone(), reason.clone());
+                    effects.push(BridgeEffect::Shard(shard, ToShard::Disconnect { user, code, reason }));
+                }
+                effects.push(BridgeEffect::Answer { call, answer: Answer::Disconnected });
+            }
+        }
+    }
+
+    fn publish(&mut self, now: Now, room: &RoomId, offer: writer::Offer, effects: &mut Vec<BridgeEffect>) {
+        let refusal = self.shared.refuses_publish(now);
+        if let Some(retry_after_ms) = refusal {
+            Turn { now, shared: &mut self.shared, effects }.refuse_publish(&offer, retry_after_ms);
+            return;
+        }
+        self.at_any(now, room, effects, |room, turn| room.offer(turn, offer));
+    }
+
+    fn bus_event(&mut self, now: Now, event: BusEvent, effects: &mut Vec<BridgeEffect>) {
+        let id = match &event {
+            BusEvent::Message { room, .. } | BusEvent::Ephemeral { room, .. } | BusEvent::Control { room, .. } => room,
+            BusEvent::Lost => {
+                let mut all: Vec<RoomId> = self.rooms.keys().cloned().collect();
+                all.sort();
+                for id in all {
+                    self.at(now, &id, effects, |room, _| room.want_head());
+                }
+                return;
+            }
+        };
+        self.at(now, &id.clone(), effects, |room, turn| room.bus_event(turn, event));
+    }
+
+    fn store_reply(&mut self, now: Now, reply: StoreReply, effects: &mut Vec<BridgeEffect>) {
+        let ticket = shared::ticket_of(&reply);
+        let Some(asked) = self.shared.take_ticket(ticket) else { return };
+        match asked {
+            Asked::Append(places) => {
+                let stored = Turn { now, shared: &mut self.shared, effects }.append_answered(&reply, &places);
+                if stored {
+                    for place in places {
+                        self.at(now, &place.room, effects, |room, turn| {
+                            room.appended(turn, place.generation, place.seq)
+                        });
+                    }
+                }
+            }
+            Asked::Room(id, purpose) => {
+                self.at(now, &id, effects, |room, turn| room.store_reply(turn, purpose, reply));
+            }
+            Asked::Receipt(receipt) => {
+                let new = receipt::answered(&mut Turn { now, shared: &mut self.shared, effects }, &receipt, &reply);
+                if new {
+                    self.at_any(now, &receipt.room.clone(), effects, |room, turn| room.read(turn, &receipt));
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Now, effects: &mut Vec<BridgeEffect>) {
+        while let Some(id) = self.shared.pop_timer(now) {
+            self.at(now, &id.1, effects, |room, turn| room.tick(turn, id.0));
+        }
+        for place in self.shared.pop_append_retries(now) {
+            self.at(now, &place.room, effects, |room, turn| room.append_again(turn, place.generation, place.seq));
+        }
+    }
+
+    /// Keeps [`RECENT_BYTES_TOTAL_MAX`]: the hand of a clock goes round the rooms that hold recent messages.
+    fn trim_recent(&mut self) {
+        let shared = &mut self.shared;
+        if shared.recent_clock.len() > 2 * self.rooms.len() + 1_024 {
+            let rooms = &self.rooms;
+            shared.recent_clock.retain(|(id, stamp)| rooms.get(id).is_some_and(|room| room.recent.is_clocked(*stamp)));
+        }
+        while shared.recent_bytes > RECENT_BYTES_TOTAL_MAX {
+            let Some((id, stamp)) = shared.recent_clock.pop_front() else { return };
+            if let Some(room) = self.rooms.get_mut(&id).filter(|room| room.recent.is_clocked(stamp))
+                && room.give_up_recent(shared)
+            {
+                shared.recent_clock.push_back((id, stamp));
+            }
+        }
+    }
+
+    fn finish(&mut self, effects: &mut Vec<BridgeEffect>) {
+        if self.drain.draining
+            && !self.drain.finished
+            && self.shared.unanswered == 0
+            && self.shards().all(|shard| self.drain.drained.contains(shard))
+        {
+            self.drain.finished = true;
+            effects.push(BridgeEffect::Finished);
+        }
+    }
+}
+
+fn room_of_reply(reply: &BusReply) -> &RoomId {
+    match reply {
+        BusReply::Sequenced { room, .. }
+        | BusReply::Published { room, .. }
+        | BusReply::Voiding { room, .. }
+        | BusReply::Voided { room, .. }
+        | BusReply::Head { room, .. }
+        | BusReply::Begun { room, .. }
+        | BusReply::Finished { room, .. }
+        | BusReply::Retired { room }
+        | BusReply::Subscribed { room }
+        | BusReply::NeedInit { room }
+        | BusReply::Failed { room, .. } => room,
     }
 }

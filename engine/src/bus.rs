@@ -11,6 +11,10 @@
 //!   find out with `Head`); a request is never dropped in silence and never blocks.
 //! - Every request is answered exactly once, in the order of the requests of one room.
 
+mod local;
+
+pub use local::LocalBus;
+
 use crate::names::{RoomId, UserId};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -21,7 +25,7 @@ pub const PENDING_MESSAGES_MAX: u64 = 2_048;
 pub const DEDUPE_MESSAGES: u64 = 2_048;
 
 /// Identifies a message across retries: who, and the client's id for it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DedupeKey {
     /// The author.
     pub user: UserId,
@@ -221,28 +225,4 @@ pub enum BusEvent {
     },
     /// The subscription was lost and made again: look at the head of every room.
     Lost,
-}
-
-/// The bus of a node that stands alone: ORDERING.md's scripts under one owner, in process.
-#[derive(Debug)]
-pub struct LocalBus {}
-
-impl LocalBus {
-    /// A bus without any room: each is initialised at its first publish, under a new generation.
-    #[must_use]
-    pub fn new() -> LocalBus {
-        LocalBus {}
-    }
-
-    /// Answers a request at once; what subscribers hear is appended to `events`, in order.
-    pub fn handle(&mut self, now: crate::Now, request: BusRequest, events: &mut Vec<BusEvent>) -> Option<BusReply> {
-        let _ = (now, request, events);
-        todo!()
-    }
-}
-
-impl Default for LocalBus {
-    fn default() -> LocalBus {
-        LocalBus::new()
-    }
 }

@@ -9,6 +9,8 @@
 //! - `AdvanceGen`, `SetBase` and `Void` are conditional (compare-and-set) and linearizable per room.
 //! - Reads see every row whose append was answered before the read was asked.
 
+pub mod memory;
+
 use crate::names::{RoomId, UserId};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -72,6 +74,7 @@ pub enum From {
 
 /// What the bridge asks of the store.
 #[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "ORDERING.md's own names, and the variants' docs")]
 pub enum StoreRequest {
     /// Make rows durable, of many rooms. Reply: `Appended`.
     Append { ticket: Ticket, rows: Vec<Row> },
@@ -93,11 +96,12 @@ pub enum StoreRequest {
 
 /// What the store answers.
 #[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "ORDERING.md's own names, and the variants' docs")]
 pub enum StoreReply {
     /// All rows are durable.
     Appended { ticket: Ticket },
     /// Rows in ascending order of seq, and whether the limits cut the page short; `oldest` is the lowest seq that
-    /// retention has left in the room (0 if nothing was ever removed).
+    /// retention has left in the room: 0 if nothing was ever removed, the last removed seq + 1 if nothing is left.
     Page { ticket: Ticket, rows: Vec<ReadRow>, cut: bool, oldest: u64 },
     /// A room's facts and its tail, ascending.
     Room { ticket: Ticket, meta: RoomMeta, tail: Vec<Row> },

@@ -1,0 +1,369 @@
+//! History and resume: pages of what is decided, up to what the receiver has delivered, and never beyond.
+//!
+//! Asks of one room are served one after another, so that many joins of a cold room cost one read of the store: what
+//! the first brings, the rest find in memory ([`super::recent`]). An ask waits until the room's position is known.
+//!
+//! A page has at most [`HISTORY_MESSAGES_MAX`] messages and, after the first, `page_bytes_max` bytes of content. An ask
+//! for the newest messages is answered with one page: fewer than asked for, if they are large.
+
+use super::recent::read_in;
+use super::room::Room;
+use super::shared::{Origin, Purpose, Turn, hint_ms};
+use super::{Answer, BridgeEffect};
+use crate::mesh::{HistoryAsk, NextPage, ToShard};
+use crate::names::UserId;
+use crate::store::{From, ReadRow, StoreReply, StoreRequest};
+use bytes::Bytes;
+use roomwire_wire::id::MessagePlace;
+use roomwire_wire::message::{Chat, ErrorCode, HISTORY_MESSAGES_MAX, HistoryEntry, RawText, ServerMessage};
+use std::collections::VecDeque;
+
+/// The asks of one room.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    asks: VecDeque<Ask>,
+    /// The store is being asked for the first of them.
+    reading: Option<Reading>,
+    /// Receipts that were stored while a page is read: the page may be from before.
+    receipts: Vec<(u64, u64, UserId)>,
+}
+
+#[derive(Debug)]
+struct Ask {
+    to: Origin,
+    want: Want,
+}
+
+#[derive(Clone, Debug)]
+enum Want {
+    /// A resume whose position is not judged yet.
+    Since {
+        seq: u64,
+        epoch: Option<u64>,
+        limit: u32,
+    },
+    Page(Range),
+}
+
+/// A checked ask.
+#[derive(Clone, Debug)]
+struct Range {
+    after: u64,
+    before: Option<u64>,
+    left: u32,
+    from: From,
+    complete: bool,
+    /// The answer ends where live messages go on.
+    to_live: bool,
+}
+
+/// What the store was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    after: u64,
+    before: u64,
+    /// The last decided seq at that time.
+    last: u64,
+}
+
+/// Rows for one page, and up to which seq they speak.
+struct Found {
+    rows: Vec<ReadRow>,
+    covered: u64,
+    complete: bool,
+}
+
+impl History {
+    /// A receipt was stored.
+    pub(super) fn read(&mut self, generation: u64, seq: u64, user: &UserId) {
+        if self.reading.is_some() {
+            self.receipts.push((generation, seq, user.clone()));
+        }
+    }
+}
+
+fn want_of(ask: HistoryAsk) -> Want {
+    let newest = |after: u64, before: Option<u64>, limit: u32, to_live: bool| {
+        let left = limit.min(HISTORY_MESSAGES_MAX);
+        Want::Page(Range { after, before, left, from: From::Newest, complete: true, to_live })
+    };
+    match ask {
+        HistoryAsk::Last { limit } => newest(0, None, limit, true),
+        HistoryAsk::Since { seq, epoch, limit } => Want::Since { seq, epoch, limit },
+        HistoryAsk::Range { after: None, before, limit } => newest(0, before, limit, false),
+        HistoryAsk::Range { after: Some(after), before, limit } => {
+            let left = limit.min(HISTORY_MESSAGES_MAX);
+            Want::Page(Range { after, before, left, from: From::Oldest, complete: true, to_live: false })
+        }
+        HistoryAsk::Next(NextPage { after, before, left, complete }) => {
+            let to_live = before.is_none() && left == u32::MAX;
+            Want::Page(Range { after, before, left, from: From::Oldest, complete, to_live })
+        }
+    }
+}
+
+impl Room {
+    pub(super) fn ask_history(&mut self, turn: &mut Turn<'_>, to: Origin, ask: HistoryAsk) {
+        if self.is_user() {
+            self.touch(turn);
+        }
+        if !self.receiver.listens {
+            // Nobody keeps the position fresh.
+            self.receiver.forget_position();
+        }
+        self.history.get_or_insert_default().asks.push_back(Ask { to, want: want_of(ask) });
+    }
+
+    /// Serves asks until one has to wait.
+    pub(super) fn pump_history(&mut self, turn: &mut Turn<'_>) {
+        loop {
+            let Some(history) = &mut self.history else { return };
+            if history.reading.is_some() || !self.receiver.is_known() {
+                return;
+            }
+            let Some(Ask { to, want }) = history.asks.pop_front() else {
+                self.history = None;
+                return;
+            };
+            match want {
+                Want::Since { seq, epoch, limit } => match self.judge(seq, epoch) {
+                    Some(is_valid) => self.serve_range(turn, to, since(is_valid, seq, limit)),
+                    None => self.read_bases(turn, Ask { to, want }),
+                },
+                Want::Page(range) => self.serve_range(turn, to, range),
+            }
+        }
+    }
+
+    /// Whether a client's position is one of this room's present; `None` if the store must be asked.
+    fn judge(&self, seq: u64, epoch: Option<u64>) -> Option<bool> {
+        let receiver = &self.receiver;
+        let epoch = epoch.unwrap_or(receiver.generation);
+        if seq > receiver.last() || epoch > receiver.generation {
+            return Some(false);
+        }
+        if epoch == receiver.generation || seq == 0 {
+            return Some(true);
+        }
+        if epoch + 1 == receiver.generation {
+            return Some(seq < receiver.base);
+        }
+        let bases = receiver.bases.as_deref()?;
+        let after = bases.iter().filter(|(generation, _)| *generation > epoch).map(|(_, base)| *base).min();
+        Some(seq < after.unwrap_or(receiver.base).min(receiver.base))
+    }
+
+    fn read_bases(&mut self, turn: &mut Turn<'_>, ask: Ask) {
+        let last = self.receiver.last();
+        let history = self.history.get_or_insert_default();
+        history.asks.push_front(ask);
+        history.reading = Some(Reading { after: 0, before: 0, last });
+        self.ask_store(turn, Purpose::Bases, |ticket, room| StoreRequest::ReadRoom { ticket, room, window: 0 });
+    }
+
+    pub(super) fn bases_read(&mut self, turn: &mut Turn<'_>, reply: StoreReply) {
+        let Some(history) = &mut self.history else { return };
+        history.reading = None;
+        history.receipts.clear();
+        match reply {
+            StoreReply::Room { meta, .. } => self.receiver.bases = Some(meta.bases.into()),
+            reply => self.refuse_history(turn, hint_ms(&reply)),
+        }
+    }
+
+    /// Answers from memory, or asks the store.
+    fn serve_range(&mut self, turn: &mut Turn<'_>, to: Origin, range: Range) {
+        if let Some(found) = self.find_recent(turn.shared.config.page_bytes_max, &range) {
+            turn.shared.stats.history_from_memory_total += 1;
+            self.post(turn, to, &range, found);
+            return;
+        }
+        let last = self.receiver.last();
+        let (after, before) = (range.after, range.before.unwrap_or(u64::MAX).min(last + 1));
+        let (limit, from) = (range.left.min(HISTORY_MESSAGES_MAX), range.from);
+        let history = self.history.get_or_insert_default();
+        history.asks.push_front(Ask { to, want: Want::Page(range) });
+        history.reading = Some(Reading { after, before, last });
+        let bytes_max = turn.shared.config.page_bytes_max;
+        self.ask_store(turn, Purpose::Page, |ticket, room| StoreRequest::Page {
+            ticket,
+            room,
+            after,
+            before,
+            limit,
+            bytes_max,
+            from,
+        });
+    }
+
+    /// The page, if memory holds all of it.
+    fn find_recent(&mut self, bytes_max: u32, range: &Range) -> Option<Found> {
+        let last = self.receiver.last();
+        let before = range.before.unwrap_or(u64::MAX).min(last + 1);
+        let empty = Found { rows: Vec::new(), covered: before.saturating_sub(1), complete: range.complete };
+        if before <= range.after + 1 || range.left == 0 {
+            return Some(empty);
+        }
+        let floor = self.recent.floor();
+        let limit = range.left.min(HISTORY_MESSAGES_MAX) as usize;
+        if range.from == From::Oldest {
+            if floor > range.after {
+                return None;
+            }
+            let (rows, is_cut) = take_page(self.recent.range(range.after, before), limit, bytes_max);
+            let covered = if is_cut { rows.last().map_or(range.after, |read| read.row.seq) } else { before - 1 };
+            return Some(Found { rows, covered, complete: range.complete });
+        }
+        let (mut rows, is_cut) = take_page(self.recent.range(range.after, before).rev(), limit, bytes_max);
+        // What is below the floor matters only if what is above does not fill the page.
+        if floor > range.after && !is_cut && rows.len() < limit {
+            return None;
+        }
+        rows.reverse();
+        Some(Found { rows, ..empty })
+    }
+
+    pub(super) fn page_read(&mut self, turn: &mut Turn<'_>, reply: StoreReply) {
+        let Some(history) = &mut self.history else { return };
+        let Some(reading) = history.reading.take() else { return };
+        let receipts = std::mem::take(&mut history.receipts);
+        let StoreReply::Page { mut rows, cut, oldest, .. } = reply else {
+            self.refuse_history(turn, hint_ms(&reply));
+            return;
+        };
+        let Some(Ask { to, want: Want::Page(range) }) = history.asks.pop_front() else { return };
+        for (generation, seq, user) in receipts {
+            read_in(rows.iter_mut(), (generation, seq), &user);
+        }
+        let is_removed =
+            oldest > range.after + 1 && (range.from == From::Oldest || !cut && rows.len() < range.left as usize);
+        let complete = range.complete && !is_removed;
+        let reaches_last = reading.before > reading.last && (range.from == From::Newest || !cut);
+        if self.receiver.listens && reading.before > self.recent.floor() && (range.from == From::Newest || !cut) {
+            let is_cut = cut && range.from == From::Newest;
+            let from = if is_cut { rows.first().map(|read| read.row.seq - 1) } else { Some(reading.after) };
+            if let Some(from) = from {
+                // Below what retention left, memory must not claim to be complete.
+                let from = from.max(oldest.saturating_sub(1));
+                self.recent.extend_down(turn.shared, &self.id, from, &rows);
+            }
+        }
+        let covered = match range.from {
+            From::Oldest if cut => rows.last().map_or(range.after, |read| read.row.seq),
+            _ => reading.before - 1,
+        };
+        let mut found = Found { rows, covered, complete };
+        if reaches_last && range.before.is_none() {
+            self.add_later(turn.shared.config.page_bytes_max, &range, &mut found);
+        }
+        self.post(turn, to, &range, found);
+    }
+
+    /// Adds what was delivered while the store was read.
+    fn add_later(&mut self, bytes_max: u32, range: &Range, found: &mut Found) {
+        let last = self.receiver.last();
+        if found.covered >= last || self.recent.floor() > found.covered {
+            return;
+        }
+        let limit = range.left.min(HISTORY_MESSAGES_MAX) as usize;
+        let later: Vec<ReadRow> = self.recent.range(found.covered, last + 1).cloned().collect();
+        let all = found.rows.iter().chain(&later);
+        if range.from == From::Newest {
+            let (mut rows, _) = take_page(all.rev(), limit, bytes_max);
+            rows.reverse();
+            (found.rows, found.covered) = (rows, last);
+        } else {
+            let (rows, is_cut) = take_page(all, limit, bytes_max);
+            found.covered = if is_cut { rows.last().map_or(found.covered, |read| read.row.seq) } else { last };
+            found.rows = rows;
+        }
+    }
+
+    /// Sends one page, and says what follows.
+    fn post(&mut self, turn: &mut Turn<'_>, to: Origin, range: &Range, found: Found) {
+        turn.shared.stats.history_pages_total += 1;
+        let last = self.receiver.last();
+        let end = range.before.unwrap_or(u64::MAX).min(last + 1).saturating_sub(1);
+        let given = u32::try_from(found.rows.len()).unwrap_or(u32::MAX);
+        let left = if range.to_live { u32::MAX } else { range.left.saturating_sub(given) };
+        let more = found.covered < end && left > 0 && (range.from == From::Oldest || range.to_live);
+        let next =
+            more.then_some(NextPage { after: found.covered, before: range.before, left, complete: found.complete });
+        let complete = !more && found.complete;
+        // A room without messages is at (0, 0), whatever its generation.
+        let (seq, epoch) = (last, if last == 0 { 0 } else { self.receiver.generation });
+        match to {
+            Origin::Http(call) => {
+                let answer = Answer::History { rows: found.rows, seq, epoch, complete, more };
+                turn.effects.push(BridgeEffect::Answer { call, answer });
+            }
+            Origin::Connection(to) => {
+                let payload = history_json(&self.id, &found.rows, (seq, epoch), complete, more);
+                let is_member = self.is_user() || self.shards.contains(to.shard);
+                let live = range.to_live && !more && is_member;
+                let page = ToShard::HistoryPage { to, room: self.id.clone(), payload, next, live };
+                turn.effects.push(BridgeEffect::Shard(to.shard, page));
+            }
+        }
+    }
+
+    /// The store, or the bus, cannot answer now.
+    pub(super) fn refuse_history(&mut self, turn: &mut Turn<'_>, hint_ms: u32) {
+        let Some(history) = self.history.take() else { return };
+        let why = (ErrorCode::Unavailable, "the history cannot be read now");
+        let retry_after_ms = hint_ms.max(turn.shared.retry_after_ms());
+        for ask in history.asks {
+            turn.refuse(ask.to, None, why, Some(retry_after_ms));
+        }
+    }
+}
+
+fn since(is_valid: bool, seq: u64, limit: u32) -> Range {
+    let all = Range { after: seq, before: None, left: u32::MAX, from: From::Oldest, complete: true, to_live: true };
+    if is_valid {
+        return all;
+    }
+    Range { after: 0, left: limit.min(HISTORY_MESSAGES_MAX), from: From::Newest, complete: false, ..all }
+}
+
+/// The first rows that fit one page, and whether any were left.
+fn take_page<'a>(rows: impl Iterator<Item = &'a ReadRow>, limit: usize, bytes_max: u32) -> (Vec<ReadRow>, bool) {
+    let mut taken: Vec<ReadRow> = Vec::new();
+    let mut bytes = 0;
+    for read in rows {
+        bytes += read.row.content.len();
+        if taken.len() >= limit || !taken.is_empty() && bytes > bytes_max as usize {
+            return (taken, true);
+        }
+        taken.push(read.clone());
+    }
+    (taken, false)
+}
+
+fn history_json(room: &str, rows: &[ReadRow], (seq, epoch): (u64, u64), complete: bool, more: bool) -> Bytes {
+    let ids: Vec<String> =
+        rows.iter().map(|read| MessagePlace { epoch: read.row.generation, seq: read.row.seq }.encode(room)).collect();
+    let messages: Vec<HistoryEntry<'_>> = rows
+        .iter()
+        .zip(&ids)
+        .map(|(read, id)| HistoryEntry { chat: chat_of(read, room, id), read_by: &read.read_by })
+        .collect();
+    let bytes: usize = rows.iter().map(|read| read.row.content.len() + 256).sum();
+    let mut json = Vec::with_capacity(bytes + 128);
+    ServerMessage::RoomHistory { room_id: room, messages: &messages, seq, epoch, complete, more }.write(&mut json);
+    Bytes::from(json)
+}
+
+fn chat_of<'a>(read: &'a ReadRow, room: &'a str, message_id: &'a str) -> Chat<'a> {
+    let row = &read.row;
+    Chat {
+        message_id,
+        room_id: room,
+        user_id: &row.user,
+        username: &row.username,
+        content: RawText::from_escaped(super::writer::text_of(&row.content)),
+        timestamp: row.timestamp,
+        seq: row.seq,
+        epoch: row.generation,
+    }
+}

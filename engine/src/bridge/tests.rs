@@ -1,0 +1,7 @@
+//! Scenarios over a bridge, the local bus and the store in memory, with faults and a virtual clock.
+
+mod faults;
+mod history;
+mod publish;
+mod restart;
+mod world;
