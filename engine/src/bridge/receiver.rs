@@ -300,7 +300,7 @@ impl Room {
 
     /// The bus does not hold the room.
     pub(super) fn head_needs_init(&mut self, turn: &mut Turn<'_>) {
-        if self.has_unresolved() || self.has_queue() {
+        if self.init.is_none() && (self.has_unresolved() || self.has_queue()) {
             self.init_wanted = true;
         }
         if let Some(cold) = self.receiver.reading_cold.take_if(|cold| cold.last.is_some()) {
@@ -400,9 +400,10 @@ impl Room {
     /// The room was not live before the read, nor after.
     fn cold_confirmed(&mut self, turn: &mut Turn<'_>, cold: ColdRead) {
         if self.receiver.position == Position::Asking {
-            let base = cold.meta.bases.last().map_or(1, |(_, base)| *base);
+            // A generation without a base was never live: whoever began it died on the way.
+            let (generation, base) = cold.meta.bases.last().copied().unwrap_or((0, 1));
             let last = cold.last.unwrap_or(0);
-            self.settle(turn, (cold.meta.generation, base, last), Some(cold.meta.bases.into()));
+            self.settle(turn, (generation, base, last), Some(cold.meta.bases.into()));
         }
     }
 
