@@ -197,8 +197,9 @@ fn http_config(settings: &Settings, dev: Option<&Arc<Authenticator>>) -> HttpCon
 
 /// What the demo page needs: tokens for whoever asks, which is why `--dev` stays on loopback.
 fn dev_pages(authenticator: Arc<Authenticator>) -> Dev {
-    let mint = move |user: &str| {
-        let mint = Mint { user: user.to_owned(), name: None, ttl_secs: DEV_TOKEN_SECS, rooms: Vec::new() };
+    let mint = move |user: &str, name: &str| {
+        let mint =
+            Mint { user: user.to_owned(), name: Some(name.to_owned()), ttl_secs: DEV_TOKEN_SECS, rooms: Vec::new() };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         authenticator.mint(&mint, u64::try_from(now.as_millis()).unwrap_or(u64::MAX)).unwrap_or_default()
     };

@@ -56,8 +56,8 @@ pub struct HttpConfig {
 /// What `--dev` adds.
 #[derive(Clone)]
 pub struct Dev {
-    /// Makes a token for a user name.
-    pub mint: Arc<dyn Fn(&str) -> String + Send + Sync>,
+    /// Makes a token for a user id and the name that others see.
+    pub mint: Arc<dyn Fn(&str, &str) -> String + Send + Sync>,
 }
 
 /// What every handler is given.

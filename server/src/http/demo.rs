@@ -2,6 +2,7 @@
 
 use super::answer::{Problem, json_answer};
 use super::{App, figures};
+use crate::auth::token::USER_NAME_BYTES_MAX;
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
@@ -13,6 +14,9 @@ use roomwire_wire::id::is_user_id;
 use serde::Deserialize;
 use serde_json::json;
 use std::net::IpAddr;
+
+/// How much of a name goes into its id.
+const ID_PART_BYTES_MAX: usize = 64;
 
 const PAGE: &str = include_str!("../../demo/index.html");
 
@@ -56,11 +60,29 @@ struct TokenQuery {
 
 async fn token(State(app): State<App>, query: Result<Query<TokenQuery>, QueryRejection>) -> Result<Response, Problem> {
     let Ok(Query(TokenQuery { user })) = query else { return Err(Problem::bad_request("user is missing")) };
-    if !is_user_id(&user) {
-        return Err(Problem::bad_request("a user id matches ^[A-Za-z0-9_.:-]{1,123}$"));
+    let name = user.trim();
+    if name.is_empty() || name.len() > USER_NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(Problem::bad_request("a user name has 1 to 256 bytes and no control characters"));
     }
     let Some(dev) = &app.config.dev else { return Err(Problem::not_found("only with --dev")) };
-    Ok(json_answer(StatusCode::OK, &json!({ "token": (dev.mint)(&user) })))
+    Ok(json_answer(StatusCode::OK, &json!({ "token": (dev.mint)(&id_of(name), name) })))
+}
+
+/// The user id of a name: the name itself where it may be an id; else what may stay of it, and a hash that keeps "Ana B"
+/// and "Ana-B" apart.
+fn id_of(name: &str) -> String {
+    if is_user_id(name) {
+        return name.to_owned();
+    }
+    let kept: String = name
+        .chars()
+        .map(|char| if char.is_ascii_alphanumeric() { char.to_ascii_lowercase() } else { '-' })
+        .take(ID_PART_BYTES_MAX)
+        .collect();
+    let hash = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    format!("{}.{hash:016x}", kept.trim_matches('-'))
 }
 
 async fn config(app: State<App>) -> Result<Response, Problem> {
@@ -72,6 +94,16 @@ async fn config(app: State<App>) -> Result<Response, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_name_has_an_id_of_its_own() {
+        assert_eq!(id_of("ada"), "ada");
+        let names = ["Grace Hopper", "Grace-Hopper ", "Grace.Hopper!", "Zoë", "Zo", "李", "🙂", "grace hopper"];
+        let ids: std::collections::BTreeSet<String> = names.iter().map(|name| id_of(name)).collect();
+        assert_eq!(ids.len(), names.len());
+        assert!(ids.iter().all(|id| is_user_id(id)), "{ids:?}");
+        assert!(is_user_id(&id_of(&"é ".repeat(80))));
+    }
 
     #[test]
     fn only_addresses_and_localhost_are_own_names() {

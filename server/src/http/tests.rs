@@ -371,16 +371,19 @@ fn metrics_are_summed_and_their_names_are_right() {
 #[test]
 fn the_demo_page_gets_a_url_and_tokens_under_its_own_name_only() {
     test(async {
-        let dev = Dev { mint: Arc::new(|user| format!("token of {user}")) };
+        let dev = Dev { mint: Arc::new(|id, name| format!("token of {id}, {name}")) };
         let node = Node::start(HttpConfig { dev: Some(dev), ..config() });
         let (status, head, page) = node.send("GET / HTTP/1.1\r\nHost: localhost:9090", b"").await;
         assert_eq!(status, 200);
         assert!(head.contains("content-type: text/html"), "{head}");
         assert!(page.starts_with(b"<!doctype html>") || page.starts_with(b"<!DOCTYPE html>"));
-        assert_eq!(node.json("GET", "/dev/token?user=ada", "").await, (200, json!({"token": "token of ada"})));
+        assert_eq!(node.json("GET", "/dev/token?user=ada", "").await, (200, json!({"token": "token of ada, ada"})));
+        let (_, grant) = node.json("GET", "/dev/token?user=Zo%C3%AB+K", "").await;
+        let token = grant["token"].as_str().unwrap();
+        assert!(token.starts_with("token of zo--k.") && token.ends_with(", Zoë K"), "{token}");
         assert_eq!(node.json("GET", "/dev/config", "").await, (200, json!({"url": "ws://127.0.0.1:8080/ws"})));
         assert_eq!(node.error("GET", "/dev/token", "").await.0, 400);
-        assert_eq!(node.error("GET", "/dev/token?user=a%20b", "").await.0, 400);
+        assert_eq!(node.error("GET", "/dev/token?user=%20", "").await.0, 400);
         let (status, _, _) = node.send("GET /dev/token?user=ada HTTP/1.1\r\nHost: evil.example", b"").await;
         assert_eq!(status, 403, "another site's name that points here");
         node.figures.lock().unwrap().listen = None;
