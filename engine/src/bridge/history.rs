@@ -313,7 +313,15 @@ impl Room {
         let why = (ErrorCode::Unavailable, "the history cannot be read now");
         let retry_after_ms = hint_ms.max(turn.shared.retry_after_ms());
         for ask in history.asks {
-            turn.refuse(ask.to, None, why, Some(retry_after_ms));
+            let Origin::Connection(to) = ask.to else {
+                turn.refuse(ask.to, None, why, Some(retry_after_ms));
+                continue;
+            };
+            // Named apart from other refusals: the shard has to know which answer ended, to ask again for a join.
+            turn.shared.stats.refused_total += 1;
+            let (room, (code, message)) = (self.id.clone(), why);
+            let refused = ToShard::HistoryRefused { to, room, code, message, retry_after_ms: Some(retry_after_ms) };
+            turn.effects.push(BridgeEffect::Shard(to.shard, refused));
         }
     }
 }

@@ -1,4 +1,4 @@
-use super::world::{World, config, connection, room, user};
+use super::world::{Mood, World, config, connection, room, user};
 use crate::bridge::{Answer, BridgeConfig, Call};
 use crate::mesh::{HistoryAsk, NextPage, ToBridge, ToShard};
 use crate::names::{ShardId, UserId};
@@ -328,6 +328,22 @@ fn the_http_api_reads_history_of_a_room_without_members() {
     };
     assert_eq!(rows.iter().map(|read| read.row.seq).collect::<Vec<_>>(), [2, 3]);
     assert_eq!(world.nodes[0].bridge.stats().rooms_now, 0);
+}
+
+#[test]
+fn a_page_that_cannot_be_read_is_refused_as_such_so_that_its_shard_asks_again() {
+    let mut world = room_of(3);
+    world.restart();
+    world.mood = Mood::Down;
+    world.ask(connection(0, 1), last(2));
+    let refused = world.nodes[0].out.iter().find_map(|(shard, message)| match message {
+        ToShard::HistoryRefused { to, room, code, retry_after_ms, .. } => {
+            Some((*shard, *to, room.clone(), code.as_str(), retry_after_ms.is_some()))
+        }
+        _ => None,
+    });
+    assert_eq!(refused, Some((ShardId(0), connection(0, 1), room(), "unavailable", true)));
+    assert!(world.refusals().is_empty());
 }
 
 #[test]
