@@ -183,6 +183,30 @@ fn too_few_descriptors_are_said_at_once() {
 }
 
 #[test]
+fn a_panic_of_any_thread_ends_the_process_with_one_line() {
+    let mut child = Command::new(std::env::current_exe().expect("this test"));
+    child.args(["--exact", "child_of_the_test_of_panics", "--ignored", "--nocapture"]).env("ROOMWIRE_TEST_PANIC", "1");
+    let output = child.output().expect("it runs");
+    assert_eq!(output.status.code(), None, "aborted by a signal");
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    let line = stderr.lines().find(|line| line.starts_with("roomwire: ")).unwrap_or_default();
+    assert!(line.starts_with("roomwire: panic in thread shard-7 at ") && line.contains("two lines"), "{stderr}");
+}
+
+#[test]
+#[ignore = "the child of the test above"]
+fn child_of_the_test_of_panics() {
+    if std::env::var_os("ROOMWIRE_TEST_PANIC").is_none() {
+        return;
+    }
+    roomwire::logs::abort_on_panic();
+    let _ = std::thread::Builder::new()
+        .name("shard-7".to_owned())
+        .spawn(|| panic!("two\nlines"))
+        .map(|thread| thread.join());
+}
+
+#[test]
 fn man_pages_completions_and_examples_are_written() {
     let dir = TempDir::new("generate");
     for what in ["man", "completions", "reference", "example"] {
