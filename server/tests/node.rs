@@ -1,0 +1,364 @@
+//! The whole binary, end to end: started as an operator would, spoken to over real sockets, killed, stopped.
+
+use serde_json::{Value as Json, json};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+use tungstenite::protocol::CloseFrame;
+use tungstenite::{Message, WebSocket};
+
+/// Nothing here takes this long unless it is broken.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A directory that is gone at the end of the test.
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new(name: &str) -> TempDir {
+        let path = std::env::temp_dir().join(format!("roomwire-node-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).expect("the temporary directory can be written");
+        TempDir(path)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running node. Killed when dropped.
+struct Node {
+    child: Child,
+    lines: Receiver<String>,
+    listen: SocketAddr,
+    http: SocketAddr,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_roomwire"));
+    command.current_dir(dir).env_clear().args(["serve", "--dev"]);
+    // Keys that a test sets again come later and win.
+    command.args(["--set", "listen.addr=127.0.0.1:0", "--set", "http.addr=127.0.0.1:0", "--set", "shards=2"]);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+impl Node {
+    fn start(dir: &Path, args: &[&str]) -> Node {
+        Node::from(&mut command(dir, args))
+    }
+
+    fn from(command: &mut Command) -> Node {
+        let mut child = command.spawn().expect("the binary starts");
+        let stderr = child.stderr.take().expect("piped");
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        let mut node = Node { child, lines, listen: ([127, 0, 0, 1], 0).into(), http: ([127, 0, 0, 1], 0).into() };
+        let ready = node.line("\"ready\"");
+        let addr = |key: &str| ready[key].as_str().and_then(|addr| addr.parse().ok()).expect("an address");
+        (node.listen, node.http) = (addr("listen"), addr("http"));
+        node
+    }
+
+    /// The next log line that holds `text`.
+    fn line(&self, text: &str) -> Json {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no log line with {text}"));
+            if line.contains(text) {
+                return serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+            }
+        }
+    }
+
+    fn token(&self, dir: &Path, user: &str) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_roomwire"));
+        command.current_dir(dir).env_clear().args(["token", "--dev", "--user", user]);
+        let output = command.output().expect("the binary runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
+    }
+
+    fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).expect("pids are small");
+        // SAFETY: the child is ours and not reaped yet.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("waitable") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The answer of the HTTP API: status line and body.
+    fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.http).expect("HTTP listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
+        (status, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
+    }
+}
+
+/// A client of a node.
+struct Client(WebSocket<TcpStream>);
+
+impl Client {
+    /// Connects and reads `connected`.
+    fn connect(node: &Node, token: &str) -> Client {
+        let mut client = Client::upgrade(node, token);
+        let connected = client.next("connected");
+        assert!(connected["connectionId"].is_string(), "{connected}");
+        client
+    }
+
+    fn upgrade(node: &Node, token: &str) -> Client {
+        let stream = TcpStream::connect(node.listen).expect("the node listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let url = format!("ws://{}/?token={token}", node.listen);
+        Client(tungstenite::client(url, stream).expect("upgraded").0)
+    }
+
+    fn send(&mut self, message: &Json) {
+        self.0.send(Message::text(message.to_string())).expect("sent");
+    }
+
+    /// The next message of that type; others are passed over.
+    fn next(&mut self, kind: &str) -> Json {
+        loop {
+            match self.0.read().unwrap_or_else(|error| panic!("waiting for {kind}: {error}")) {
+                Message::Text(text) => {
+                    let message: Json = serde_json::from_str(&text).expect("the server speaks JSON");
+                    if message["type"] == kind {
+                        return message;
+                    }
+                }
+                Message::Close(frame) => panic!("waiting for {kind}: closed with {frame:?}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Reads on to the close frame.
+    fn closed(&mut self) -> CloseFrame {
+        loop {
+            if let Message::Close(frame) = self.0.read().expect("a close frame") {
+                return frame.expect("with a code");
+            }
+        }
+    }
+
+    fn publish(&mut self, room: &str, content: &str, client_id: &str) -> Json {
+        self.send(&json!({ "type": "chat_message", "roomId": room, "content": content, "clientId": client_id }));
+        self.next("ack")
+    }
+
+    fn join(&mut self, join: Json) -> Json {
+        let mut join = join;
+        join["type"] = json!("join_room");
+        self.send(&join);
+        self.next("room_history")
+    }
+}
+
+#[test]
+fn an_echo_server_echoes_to_whoever_has_a_token() {
+    let dir = TempDir::new("echo");
+    let node = Node::start(&dir.0, &["--echo"]);
+    let mut client = Client::upgrade(&node, &node.token(&dir.0, "alice"));
+    for length in [0, 1, 125, 126, 2_047, 2_048, 2_049, 65_535] {
+        let text = "é".repeat(length / 2);
+        client.0.send(Message::text(text.clone())).expect("sent");
+        assert_eq!(client.0.read().expect("echoed"), Message::text(text));
+    }
+    let mut stranger = Client::upgrade(&node, "nonsense");
+    let frame = stranger.closed();
+    assert_eq!((u16::from(frame.code), frame.reason.as_str()), (1008, "Authentication failed"));
+}
+
+#[test]
+fn two_clients_chat_and_the_history_survives_kill_9() {
+    let dir = TempDir::new("chat");
+    let node = Node::start(&dir.0, &[]);
+    let (alice_token, bob_token) = (node.token(&dir.0, "alice"), node.token(&dir.0, "bob"));
+    let (mut alice, mut bob) = (Client::connect(&node, &alice_token), Client::connect(&node, &bob_token));
+    let empty = alice.join(json!({ "roomId": "lobby" }));
+    assert_eq!((&empty["seq"], &empty["epoch"], &empty["complete"]), (&json!(0), &json!(0), &json!(true)));
+    bob.join(json!({ "roomId": "lobby" }));
+    let ack = alice.publish("lobby", "hello \"bob\"", "a1");
+    let seen = bob.next("chat_message");
+    assert_eq!(
+        (&seen["content"], &seen["username"], &seen["seq"]),
+        (&json!("hello \"bob\""), &json!("alice"), &json!(1))
+    );
+    assert_eq!(seen["messageId"], ack["messageId"]);
+    assert_eq!(
+        alice.publish("lobby", "hello \"bob\"", "a1")["messageId"],
+        ack["messageId"],
+        "a retry is the same message"
+    );
+    assert_eq!(bob.publish("lobby", "hi", "b1")["seq"], 2);
+    drop(node);
+
+    // The secret was kept, so a tab's token still counts, and its position too.
+    let node = Node::start(&dir.0, &[]);
+    let mut bob = Client::connect(&node, &bob_token);
+    let missed = bob.join(json!({ "roomId": "lobby", "since": 1, "epoch": seen["epoch"] }));
+    assert_eq!(missed["messages"].as_array().map(Vec::len), Some(1));
+    assert_eq!((&missed["messages"][0]["content"], &missed["complete"]), (&json!("hi"), &json!(true)));
+    let mut alice = Client::connect(&node, &alice_token);
+    let ack = alice.publish("lobby", "back again", "a2");
+    assert_eq!(ack["seq"], 3);
+    assert_eq!(bob.next("chat_message")["content"], "back again");
+}
+
+#[test]
+fn sigterm_sends_each_client_away_and_ends_with_0() {
+    let dir = TempDir::new("drain");
+    let mut node = Node::start(&dir.0, &["--set", "drain.secs=4"]);
+    assert_eq!(node.get("/readyz").0, 200);
+    let mut clients: Vec<Client> =
+        (0..8).map(|number| Client::connect(&node, &node.token(&dir.0, &format!("user{number}")))).collect();
+    node.signal(libc::SIGHUP);
+    clients[0].send(&json!({ "type": "ping" }));
+    clients[0].next("pong");
+    let begun = Instant::now();
+    node.signal(libc::SIGTERM);
+    for client in &mut clients {
+        let reconnect = client.next("reconnect");
+        assert!(reconnect["afterMs"].as_u64().is_some_and(|ms| ms <= 4_000), "{reconnect}");
+    }
+    assert_eq!(node.get("/readyz").0, 503);
+    // Publishing goes on until a connection is closed, and what is acked is kept.
+    let ack = clients[7].publish("lobby", "last words", "w1");
+    for client in &mut clients {
+        assert_eq!(u16::from(client.closed().code), 1012);
+        let _ = client.0.flush();
+    }
+    drop(clients);
+    assert_eq!(node.wait().code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let node = Node::start(&dir.0, &[]);
+    let history = Client::connect(&node, &node.token(&dir.0, "late")).join(json!({ "roomId": "lobby" }));
+    assert_eq!(history["messages"][0]["messageId"], ack["messageId"]);
+}
+
+#[test]
+fn a_second_signal_cuts_the_drain_short() {
+    let dir = TempDir::new("short");
+    let mut node = Node::start(&dir.0, &["--set", "drain.secs=600"]);
+    let mut client = Client::connect(&node, &node.token(&dir.0, "alice"));
+    node.signal(libc::SIGINT);
+    client.next("reconnect");
+    node.signal(libc::SIGINT);
+    assert_eq!(u16::from(client.closed().code), 1012);
+    drop(client);
+    assert_eq!(node.wait().code(), Some(0));
+}
+
+#[test]
+fn a_client_that_ignores_the_close_does_not_hold_the_node() {
+    let dir = TempDir::new("deaf");
+    let mut node = Node::start(&dir.0, &["--set", "drain.secs=1"]);
+    let _deaf = Client::connect(&node, &node.token(&dir.0, "deaf"));
+    node.signal(libc::SIGTERM);
+    assert_eq!(node.wait().code(), Some(0));
+}
+
+#[test]
+fn an_older_deployment_and_its_clients_work_unchanged() {
+    let dir = TempDir::new("older");
+    let secret = "the secret that the older server signed with";
+    std::fs::write(dir.0.join("roomwire.toml"), "[listen]\naddr = \"127.0.0.1:1\"\n[http]\naddr = \"127.0.0.1:0\"\n")
+        .expect("writable");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_roomwire"));
+    command.current_dir(&dir.0).env_clear().args(["serve", "--config", "roomwire.toml"]);
+    command.env("JWT_SECRET", secret).env("PORT", "0");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let node = Node::from(&mut command);
+    // As an older issuer wrote it: a number for an id, and dates in whole seconds.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let claims = json!({ "id": 42, "username": "Old Client", "iat": now, "exp": now + 60 });
+    let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+    let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("signed");
+
+    let mut client = Client::upgrade(&node, &token);
+    assert_eq!(client.next("connected")["message"], "Welcome Old Client!");
+    client.send(&json!({ "type": "chat_message", "roomId": "general", "content": "before I join" }));
+    client.send(&json!({ "type": "join_room", "roomId": "general" }));
+    assert_eq!(client.next("user_joined")["userId"], "42");
+    client.next("room_history");
+    client.send(&json!({ "type": "typing", "roomId": "general" }));
+    assert_eq!(client.next("typing")["username"], "Old Client");
+    client.send(&json!({ "type": "chat_message", "roomId": "general", "content": "hello" }));
+    let seen = client.next("chat_message");
+    assert!(["before I join", "hello"].iter().any(|content| seen["content"] == *content), "{seen}");
+    client.send(&json!({ "type": "ping" }));
+    client.next("pong");
+    assert_eq!(node.get("/dev/token?user=alice").0, 404, "no tokens for everyone outside --dev");
+}
+
+#[test]
+fn what_is_taken_is_said_with_the_cure() {
+    let dir = TempDir::new("taken");
+    let node = Node::start(&dir.0, &[]);
+    let refused = |dir: &Path, set: &str| {
+        let output = command(dir, &["--set", set]).output().expect("the binary runs");
+        (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
+    };
+    let (status, stderr) = refused(&dir.0, "heartbeat.secs=30");
+    assert_eq!(status, Some(1));
+    assert!(stderr.contains("is in use by process") && stderr.contains(&node.child.id().to_string()), "{stderr}");
+
+    let other = TempDir::new("taken-too");
+    for (key, addr) in [("listen.addr", node.listen), ("http.addr", node.http)] {
+        let (status, stderr) = refused(&other.0, &format!("{key}={addr}"));
+        assert_eq!(status, Some(1));
+        assert!(stderr.contains(&format!("{key} {addr} is taken")) && stderr.contains("--set"), "{stderr}");
+    }
+}
+
+#[test]
+fn no_token_reaches_the_log() {
+    let dir = TempDir::new("quiet");
+    let mut node = Node::start(&dir.0, &["--set", "log.level=trace"]);
+    let token = node.token(&dir.0, "alice");
+    let mut client = Client::connect(&node, &token);
+    client.send(&json!({ "type": "refresh", "token": token }));
+    client.next("refreshed");
+    let forged = format!("{}x", &token[..token.len() - 1]);
+    Client::upgrade(&node, &forged).closed();
+    drop(client);
+    node.signal(libc::SIGTERM);
+    assert_eq!(node.wait().code(), Some(0));
+    let secret = std::fs::read_to_string(dir.0.join("roomwire-data/dev-secret")).expect("kept");
+    let lines: Vec<String> = node.lines.try_iter().collect();
+    assert!(lines.iter().any(|line| line.contains("token refused")), "the reason is logged");
+    let signature = token.rsplit('.').next().expect("three parts");
+    for line in &lines {
+        assert!(!line.contains(&signature[..20]) && !line.contains(secret.trim()), "{line}");
+    }
+}
