@@ -57,7 +57,7 @@ pub enum StartError {
 }
 
 /// From boot to the driver.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Command {
     /// All shards listen, here.
     Started(SocketAddr),

@@ -53,11 +53,14 @@ pub struct HttpConfig {
     pub dev: Option<Dev>,
 }
 
+/// Makes a token.
+pub type MintToken = Arc<dyn Fn(&str, &str) -> String + Send + Sync>;
+
 /// What `--dev` adds.
 #[derive(Clone)]
 pub struct Dev {
     /// Makes a token for a user id and the name that others see.
-    pub mint: Arc<dyn Fn(&str, &str) -> String + Send + Sync>,
+    pub mint: MintToken,
 }
 
 /// What every handler is given.

@@ -1,6 +1,8 @@
 //! The embedded store against its contract (`roomwire_engine::store`), on real files: conditional writes, pages,
 //! retention, `kill -9`, a torn last write, a full disk, a directory that is in use.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
 use bytes::Bytes;
 use roomwire::store::embedded::{EmbeddedConfig, EmbeddedStore, Fsync, OpenError, spawn};
 use roomwire::store::{StoreEvent, StoreState};
@@ -49,7 +51,7 @@ fn newest_journal(directory: &Path) -> PathBuf {
 
 /// Opens a store. A child process that another test is about to start holds a copy of our lock for a moment, so "in use"
 /// counts only if it stays.
-fn open(config: EmbeddedConfig) -> Result<EmbeddedStore, OpenError> {
+fn open_patiently(config: &EmbeddedConfig) -> Result<EmbeddedStore, OpenError> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         match spawn(config.clone(), Arc::new(|| {})) {
@@ -68,8 +70,9 @@ struct Asker {
 }
 
 impl Asker {
+    #[allow(clippy::needless_pass_by_value, reason = "a test makes a config for each start")]
     fn open(config: EmbeddedConfig) -> Asker {
-        Asker { store: open(config).unwrap(), events: Vec::new(), ticket: 0, state: StoreState::Healthy }
+        Asker { store: open_patiently(&config).unwrap(), events: Vec::new(), ticket: 0, state: StoreState::Healthy }
     }
 
     fn ask(&mut self, request: impl FnOnce(u64) -> StoreRequest) -> StoreReply {
@@ -307,7 +310,7 @@ fn retention_by_count_keeps_the_newest_and_says_what_is_gone() {
     drop(store);
 
     let config = EmbeddedConfig { messages_per_room_max: 100, ..directory.config() };
-    let mut store = Asker::open(config.clone());
+    let mut store = Asker::open(config);
     until("a hundred are left", || store.seqs("lobby").len() == 100);
     let (page, _, oldest) = store.page("lobby", (0, u64::MAX), 1, From::Oldest);
     assert_eq!((page[0].row.seq, oldest), (1_401, 1_401));
@@ -344,9 +347,9 @@ fn a_newer_or_foreign_directory_is_refused() {
     let directory = TempDir::new("format");
     drop(Asker::open(directory.config()));
     std::fs::write(directory.0.join("format"), "roomwire-store 2\n").unwrap();
-    assert!(matches!(open(directory.config()), Err(OpenError::Newer { version: 2, known: 1, .. })));
+    assert!(matches!(open_patiently(&directory.config()), Err(OpenError::Newer { version: 2, known: 1, .. })));
     std::fs::write(directory.0.join("format"), "something else\n").unwrap();
-    assert!(matches!(open(directory.config()), Err(OpenError::NotOurs { .. })));
+    assert!(matches!(open_patiently(&directory.config()), Err(OpenError::NotOurs { .. })));
 }
 
 #[test]
@@ -506,7 +509,7 @@ fn damage_in_the_middle_of_the_journal_is_refused_not_cut() {
     file.seek(SeekFrom::Start(inside)).unwrap();
     file.write_all(b"x").unwrap();
     drop(file);
-    let error = open(copy.config()).unwrap_err();
+    let error = open_patiently(&copy.config()).unwrap_err();
     assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
 }
 

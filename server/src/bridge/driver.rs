@@ -154,7 +154,8 @@ impl Driver {
                 bell.get_ref().0.clear();
                 None
             }
-            ask = self.asks.recv() => ask,
+            // Closed for ever once the HTTP API has ended.
+            ask = self.asks.recv(), if !self.asks.is_closed() => ask,
             () = tokio::time::sleep(wait) => None,
         }
     }

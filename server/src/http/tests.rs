@@ -1,5 +1,7 @@
 //! The HTTP API over a real socket, with a driver that answers from a script; and `docs/openapi.json` against it.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
 use super::{Dev, HttpConfig, serve};
 use crate::bridge::{Ask, NodeFigures, Phase, ShardView};
 use crate::store::{StoreFigures, StoreState};

@@ -159,7 +159,7 @@ impl Writer {
         let mut group = Group::new(&tables);
         for (arrived, request) in requests.drain(..) {
             let ticket = ticket(&request);
-            // A request fails alone, before it has put anything into the batch.
+            // `Failed` means unknown outcome: what of the request is in the batch already may stay there.
             let reply = group.apply(request).unwrap_or_else(|error| {
                 tracing::error!(%error, "the store could not be read");
                 StoreReply::Failed { ticket, retry_after_ms: RETRY_MS }
@@ -370,7 +370,7 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Puts a request's changes into the batch. On an error nothing of it is in there.
+    /// Puts a request's changes into the batch. On an error some of its rows may be in there, each of them whole.
     fn apply(&mut self, request: StoreRequest) -> Result<StoreReply, ReadError> {
         Ok(match request {
             StoreRequest::Append { ticket, rows } => {
