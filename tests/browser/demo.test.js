@@ -19,7 +19,7 @@ const faults = []; // exceptions in a page, and whatever its policy refused to l
 
 before(async () => {
   mkdirSync(SHOTS, { recursive: true });
-  server = await (await Server.create()).start();
+  server = await (await Server.create(['limits.messages_per_second_max=0'])).start(); // one test writes history faster than a person may
   browser = await chromium.launch({
     executablePath: CHROMIUM,
     args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
