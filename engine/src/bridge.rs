@@ -273,7 +273,7 @@ impl Bridge {
             }
             ToBridge::History { from, room, ask } => {
                 let to = Origin::Connection(from);
-                self.at_any(now, &room, effects, |room, turn| room.ask_history(turn, to, ask));
+                self.at_any(now, &room, effects, |room, turn| room.ask_history(turn, to, &ask));
             }
             ToBridge::Subscribe { room, shard } => {
                 self.at_any(now, &room, effects, |room, turn| room.subscribe(turn, shard));
@@ -302,7 +302,7 @@ impl Bridge {
                 self.publish(now, &room, item, effects);
             }
             Call::History { room, ask } => {
-                self.at_any(now, &room, effects, |room, turn| room.ask_history(turn, Origin::Http(call), ask));
+                self.at_any(now, &room, effects, |room, turn| room.ask_history(turn, Origin::Http(call), &ask));
             }
             Call::Members { room } => {
                 let to = home(&room, shards);

@@ -82,12 +82,12 @@ impl History {
     }
 }
 
-fn want_of(ask: HistoryAsk) -> Want {
+fn want_of(ask: &HistoryAsk) -> Want {
     let newest = |after: u64, before: Option<u64>, limit: u32, to_live: bool| {
         let left = limit.min(HISTORY_MESSAGES_MAX);
         Want::Page(Range { after, before, left, from: From::Newest, complete: true, to_live })
     };
-    match ask {
+    match *ask {
         HistoryAsk::Last { limit } => newest(0, None, limit, true),
         HistoryAsk::Since { seq, epoch, limit } => Want::Since { seq, epoch, limit },
         HistoryAsk::Range { after: None, before, limit } => newest(0, before, limit, false),
@@ -103,7 +103,7 @@ fn want_of(ask: HistoryAsk) -> Want {
 }
 
 impl Room {
-    pub(super) fn ask_history(&mut self, turn: &mut Turn<'_>, to: Origin, ask: HistoryAsk) {
+    pub(super) fn ask_history(&mut self, turn: &mut Turn<'_>, to: Origin, ask: &HistoryAsk) {
         if self.is_user() {
             self.touch(turn);
         }

@@ -313,7 +313,9 @@ impl Room {
             self.receiver.position = Position::Unknown;
             return;
         }
-        if (is_asking || self.receiver.has_hole()) && self.receiver.reading_cold.is_none() {
+        // One that knows its place may have missed messages of a bus that is gone: the store tells.
+        let may_lack = self.receiver.is_known() && self.receiver.listens && self.init.is_none() && !self.init_wanted;
+        if (is_asking || may_lack) && self.receiver.reading_cold.is_none() {
             self.receiver.reading_cold = Some(Box::default());
             self.ask_store(turn, Purpose::Cold, |ticket, room| StoreRequest::ReadRoom {
                 ticket,

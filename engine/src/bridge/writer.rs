@@ -6,18 +6,18 @@
 //! A publish that waits longer than `publish_ms_max` is answered `unavailable`. If it has a seq by then it is still
 //! brought to its end: it may appear later, once, and a retry with the same client id gets its true ids.
 
+mod answers;
+
 use super::receiver::PENDING_MS_MAX;
 use super::room::{BusAsked, Room};
 use super::shared::{BACK_OFF_MS, Origin, Purpose, Turn, hint_ms};
-use super::{Answer, BridgeEffect};
 use crate::bus::{BusReply, BusRequest, DedupeKey, Head, PublishItem, SequenceItem, Sequenced};
-use crate::mesh::ToShard;
 use crate::names::User;
 use crate::store::{From, Row, StoreReply, StoreRequest};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use roomwire_wire::id::MessagePlace;
-use roomwire_wire::message::{Chat, ErrorCode, RawText, ServerMessage};
+use roomwire_wire::message::{Chat, RawText, ServerMessage};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -354,7 +354,7 @@ impl Room {
                 Sequenced::Done { generation, seq, timestamp } => {
                     turn.shared.stats.duplicates_total += 1;
                     publish.timestamp = timestamp;
-                    self.ack(turn, publish, generation, seq);
+                    self.ack(turn, &publish, generation, seq);
                 }
                 Sequenced::Wait { generation, seq, age_ms } => {
                     if age_ms >= PENDING_MS_MAX {
@@ -362,7 +362,7 @@ impl Room {
                     }
                     if origins[index + 1..].contains(&publish.origin) {
                         // A later message of the same connection has its seq: this one must not come after it.
-                        self.give_up(turn, publish, "another attempt of this message is under way");
+                        self.give_up(turn, &publish, "another attempt of this message is under way");
                     } else {
                         publish.not_before_ms = now_ms + PAUSE_MS;
                         back.push(publish);
@@ -433,7 +433,7 @@ impl Room {
                     writer.pause_ms = 0;
                     if let Some(written) = writer.written.remove(place) {
                         turn.shared.stats.published_total += 1;
-                        self.ack(turn, written.publish, place.0, place.1);
+                        self.ack(turn, &written.publish, place.0, place.1);
                     }
                 }
                 BusReply::Failed { retry_after_ms, .. } => {
@@ -501,7 +501,7 @@ impl Room {
             self.sequence_again(turn, generation, seq);
         } else if let Some(written) = writer.written.remove(&place) {
             turn.shared.stats.published_total += 1;
-            self.ack(turn, written.publish, generation, seq);
+            self.ack(turn, &written.publish, generation, seq);
         }
     }
 
@@ -512,104 +512,13 @@ impl Room {
         writer.unresolved.remove(&(generation, seq));
         let Some(Written { publish, .. }) = writer.written.remove(&(generation, seq)) else { return };
         if publish.is_answered {
-            self.give_up(turn, publish, "the message was not stored");
+            self.give_up(turn, &publish, "the message was not stored");
             return;
         }
         let is_before = |other: &Publish| other.attempt.wrapping_sub(publish.attempt) > u64::MAX / 2;
         let index = writer.queue.iter().take_while(|other| is_before(other)).count();
         writer.queue.insert(index, publish);
     }
-
-    // Answers.
-
-    fn ack(&mut self, turn: &mut Turn<'_>, publish: Publish, generation: u64, seq: u64) {
-        let message_id: Arc<str> = Arc::from(MessagePlace { epoch: generation, seq }.encode(&self.id));
-        let mut origins = self.others(&publish);
-        if !publish.is_answered {
-            origins.push(publish.origin);
-        }
-        for origin in origins.into_iter().rev() {
-            match origin {
-                Origin::Connection(to) if publish.has_client_id => {
-                    let message = ToShard::Published {
-                        to,
-                        room: self.id.clone(),
-                        client_id: publish.client_id.clone(),
-                        message_id: message_id.clone(),
-                        seq,
-                        timestamp: publish.timestamp,
-                    };
-                    turn.effects.push(BridgeEffect::Shard(to.shard, message));
-                }
-                Origin::Connection(_) => {}
-                Origin::Http(call) => {
-                    let (message_id, timestamp) = (message_id.clone(), publish.timestamp);
-                    let answer = Answer::Published { message_id, seq, epoch: generation, timestamp };
-                    turn.effects.push(BridgeEffect::Answer { call, answer });
-                }
-            }
-        }
-        turn.shared.publish_ends(publish.is_answered);
-    }
-
-    /// Who else waits for the publish; its client id is free again.
-    fn others(&mut self, publish: &Publish) -> Vec<Origin> {
-        if !publish.has_client_id {
-            return Vec::new();
-        }
-        self.writer.as_mut().and_then(|writer| writer.keys.remove(&publish.key())).unwrap_or_default()
-    }
-
-    /// Lets go of a publish that has no seq, and tells who waits for it.
-    fn give_up(&mut self, turn: &mut Turn<'_>, publish: Publish, why: &'static str) {
-        let others = self.others(&publish);
-        let own = (!publish.is_answered).then_some(publish.origin);
-        for origin in own.into_iter().chain(others) {
-            refuse(turn, origin, &publish, why);
-        }
-        turn.shared.publish_ends(publish.is_answered);
-    }
-
-    /// Some publishes have waited for as long as one may.
-    fn expire_publishes(&mut self, turn: &mut Turn<'_>) {
-        const WHY: &str = "the message cannot be stored now";
-        let now_ms = turn.now_ms();
-        let Some(writer) = &mut self.writer else { return };
-        let is_due = |publish: &Publish| publish.deadline_ms <= now_ms;
-        let (expired, kept) = std::mem::take(&mut writer.queue).into_iter().partition::<Vec<_>, _>(is_due);
-        writer.queue = kept.into();
-        let mut store_is_late = false;
-        let written = writer.written.values_mut().map(|written| {
-            store_is_late |= written.stage == Stage::Appending && written.publish.deadline_ms <= now_ms;
-            &mut written.publish
-        });
-        let under_way = written.chain(&mut writer.sequencing);
-        for publish in under_way.filter(|publish| publish.deadline_ms <= now_ms) {
-            let others = writer.keys.get_mut(&publish.key()).map(std::mem::take).unwrap_or_default();
-            let own = (!publish.is_answered).then_some(publish.origin);
-            for origin in own.into_iter().chain(others) {
-                refuse(turn, origin, publish, WHY);
-            }
-            if !std::mem::replace(&mut publish.is_answered, true) {
-                turn.shared.publish_answered();
-            }
-        }
-        let left = writer.written.values().map(|written| &written.publish).chain(&writer.sequencing);
-        let left = left.chain(&writer.queue).filter(|publish| !publish.is_answered);
-        writer.expire_ms = left.map(|publish| publish.deadline_ms).min();
-        for publish in expired {
-            self.give_up(turn, publish, WHY);
-        }
-        if store_is_late {
-            turn.shared.store_failed(turn.now, 0);
-        }
-    }
-}
-
-fn refuse(turn: &mut Turn<'_>, origin: Origin, publish: &Publish, why: &'static str) {
-    let client_id = publish.has_client_id.then(|| publish.client_id.clone());
-    let retry_after_ms = Some(turn.shared.retry_after_ms());
-    turn.refuse(origin, client_id, (ErrorCode::Unavailable, why), retry_after_ms);
 }
 
 fn row_of(room: &crate::names::RoomId, (generation, seq): (u64, u64), publish: &Publish) -> Row {

@@ -128,17 +128,17 @@ impl LocalBus {
         match request {
             BusRequest::Subscribe { room } => {
                 self.subscribed.insert(room.clone());
-                return Some(BusReply::Subscribed { room });
+                Some(BusReply::Subscribed { room })
             }
             BusRequest::Unsubscribe { room } => {
                 self.subscribed.remove(&room);
-                return None;
+                None
             }
             BusRequest::Ephemeral { room, payload } => {
                 if self.subscribed.contains(&room) {
                     events.push(BusEvent::Ephemeral { room, payload });
                 }
-                return None;
+                None
             }
             request => Some(self.script(now, request, events)),
         }

@@ -1,4 +1,4 @@
-use super::world::{Mood, World, config, connection, room, user};
+use super::world::{Mood, World, config, connection, room};
 use crate::bridge::{Answer, BridgeConfig, Call};
 use crate::mesh::{HistoryAsk, NextPage, ToBridge, ToShard};
 use crate::names::{ShardId, UserId};
@@ -357,5 +357,4 @@ fn memory_holds_no_more_than_it_may() {
     assert_eq!((page.seqs(), world.reads), (vec![7, 8, 9], 0));
     let page = world.one_page(connection(0, 1), last(4));
     assert_eq!((page.seqs(), world.reads), (vec![6, 7, 8, 9], 1));
-    let _ = user("ann");
 }

@@ -8,6 +8,7 @@ use crate::names::{ConnectionId, ConnectionRef, RoomId, ShardId, User, UserId};
 use crate::store::memory::MemoryStore;
 use crate::store::{StoreReply, StoreRequest};
 use bytes::Bytes;
+use roomwire_wire::message::ErrorCode;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -48,6 +49,10 @@ pub(super) struct World {
     /// Kinds of bus requests that are answered with `Failed`, after or before they had their effect.
     pub(super) bus_fails: Option<fn(&BusRequest) -> bool>,
     pub(super) bus_fails_after: bool,
+    /// Events reach the bridges before the reply of what caused them.
+    pub(super) events_first: bool,
+    queue: VecDeque<(usize, BridgeEffect)>,
+    is_busy: bool,
     pub(super) reads: usize,
     pub(super) trace: Vec<String>,
     pub(super) config: BridgeConfig,
@@ -96,6 +101,9 @@ impl World {
             held: VecDeque::new(),
             bus_fails: None,
             bus_fails_after: false,
+            events_first: false,
+            queue: VecDeque::new(),
+            is_busy: false,
             reads: 0,
             trace: Vec::new(),
             config: config.clone(),
@@ -121,6 +129,18 @@ impl World {
         self.bus = LocalBus::new();
         self.config.boot += 1;
         self.add_node(self.config.clone());
+    }
+
+    /// The bus starts again, empty: subscriptions are made anew, and the nodes are told.
+    pub(super) fn lose_bus(&mut self) {
+        self.bus = LocalBus::new();
+        for node in 0..self.nodes.len() {
+            for room in self.nodes[node].subscribed.clone() {
+                self.bus.handle(self.now, BusRequest::Subscribe { room }, &mut Vec::new());
+            }
+            self.event_at(node, BridgeEvent::BusEvent(BusEvent::Lost));
+        }
+        self.run();
     }
 
     /// One node dies; its requests to the store that were not carried out may still be, later.
@@ -154,6 +174,20 @@ impl World {
         self.carry_out(node, effects);
     }
 
+    /// Effects are carried out in their order, also those of events that come of them.
+    fn carry_out(&mut self, node: usize, effects: Vec<BridgeEffect>) {
+        let is_nested = !self.queue.is_empty() || self.is_busy;
+        self.queue.extend(effects.into_iter().map(|effect| (node, effect)));
+        if is_nested {
+            return;
+        }
+        self.is_busy = true;
+        while let Some((node, effect)) = self.queue.pop_front() {
+            self.carry_out_one(node, effect);
+        }
+        self.is_busy = false;
+    }
+
     /// Flushes until nothing more comes of it.
     pub(super) fn run(&mut self) {
         loop {
@@ -170,17 +204,15 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, node: usize, effects: Vec<BridgeEffect>) {
-        for effect in effects {
-            self.trace.push(format!("{node} {effect:?}"));
-            match effect {
-                BridgeEffect::Shard(shard, message) => self.nodes[node].out.push((shard, message)),
-                BridgeEffect::Answer { call, answer } => self.nodes[node].answers.push((call, answer)),
-                BridgeEffect::Stats(..) => {}
-                BridgeEffect::Finished => self.nodes[node].is_finished = true,
-                BridgeEffect::Bus(request) => self.bus(node, request),
-                BridgeEffect::Store(request) => self.store(node, request),
-            }
+    fn carry_out_one(&mut self, node: usize, effect: BridgeEffect) {
+        self.trace.push(format!("{node} {effect:?}"));
+        match effect {
+            BridgeEffect::Shard(shard, message) => self.nodes[node].out.push((shard, message)),
+            BridgeEffect::Answer { call, answer } => self.nodes[node].answers.push((call, answer)),
+            BridgeEffect::Stats(..) => {}
+            BridgeEffect::Finished => self.nodes[node].is_finished = true,
+            BridgeEffect::Bus(request) => self.bus(node, request),
+            BridgeEffect::Store(request) => self.store(node, request),
         }
     }
 
@@ -215,20 +247,29 @@ impl World {
         }
         let mut events = Vec::new();
         let reply = self.bus.handle(self.now, request, &mut events);
-        if let Some(reply) = reply {
-            self.event_at(node, BridgeEvent::BusReply(if fails { failed } else { reply }));
+        let mut reply = reply.map(|reply| if fails { failed } else { reply });
+        if !self.events_first
+            && let Some(reply) = reply.take()
+        {
+            self.event_at(node, BridgeEvent::BusReply(reply));
         }
         for event in events {
-            for of in 0..self.nodes.len() {
-                let (BusEvent::Message { room, .. }
-                | BusEvent::Ephemeral { room, .. }
-                | BusEvent::Control { room, .. }) = &event
-                else {
-                    continue;
-                };
-                if self.nodes[of].subscribed.contains(room) {
-                    self.event_at(of, BridgeEvent::BusEvent(event.clone()));
-                }
+            self.tell(&event);
+        }
+        if let Some(reply) = reply {
+            self.event_at(node, BridgeEvent::BusReply(reply));
+        }
+    }
+
+    fn tell(&mut self, event: &BusEvent) {
+        let (BusEvent::Message { room, .. } | BusEvent::Ephemeral { room, .. } | BusEvent::Control { room, .. }) =
+            event
+        else {
+            return;
+        };
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].subscribed.contains(room) {
+                self.event_at(node, BridgeEvent::BusEvent(event.clone()));
             }
         }
     }
@@ -385,6 +426,14 @@ impl World {
             _ => None,
         })
         .collect()
+    }
+
+    /// How many asks for history were refused for now.
+    pub(super) fn histories_refused(&self) -> usize {
+        let is_refused = |message: &ToShard| {
+            matches!(message, ToShard::HistoryRefused { code: ErrorCode::Unavailable, retry_after_ms: Some(_), .. })
+        };
+        self.nodes[0].out.iter().filter(|(_, message)| is_refused(message)).count()
     }
 
     /// Takes the pages of history that were sent.
