@@ -83,6 +83,8 @@ pub(crate) struct ServerFigures {
     pub(crate) cpu_share: f64,
     pub(crate) cpu_us_per_arrival: Option<f64>,
     pub(crate) cpu_us_per_connection_second: f64,
+    /// The same by thread; those under a thousandth are left out.
+    pub(crate) cpu_share_by_thread: Vec<(String, f64)>,
     pub(crate) switches_voluntary_per_second: f64,
     pub(crate) switches_involuntary_per_second: f64,
 }
@@ -276,7 +278,9 @@ impl Report {
 
 impl ServerFigures {
     fn rows(&self) -> Vec<(&'static str, String)> {
-        let mut rows = vec![("server: CPU share", format!("{:.1} %", self.cpu_share * 100.0))];
+        let threads = self.cpu_share_by_thread.iter().map(|(name, share)| format!("{name} {:.1} %", share * 100.0));
+        let threads = threads.collect::<Vec<_>>().join(", ");
+        let mut rows = vec![("server: CPU share", format!("{:.1} % ({threads})", self.cpu_share * 100.0))];
         if let Some(us) = self.cpu_us_per_arrival {
             rows.push(("server: CPU per arrival", format!("{us:.2} us")));
         }

@@ -113,7 +113,7 @@ impl Ask<'_> {
         let (load, [delivery, ack]) = LoadFigures::merge(&results, self.seconds);
         let server = match (before, ready, from, to) {
             (Some(before), Some(ready), Some(from), Some(to)) => {
-                Some(self.server_figures([before, ready, from, to], load.arrived_in_window))
+                Some(self.server_figures(&[before, ready, from, to], load.arrived_in_window))
             }
             _ => None,
         };
@@ -148,11 +148,12 @@ impl Ask<'_> {
         Ok(memory)
     }
 
-    fn server_figures(&self, [before, ready, from, to]: [Sample; 4], arrived: u64) -> ServerFigures {
+    fn server_figures(&self, [before, ready, from, to]: &[Sample; 4], arrived: u64) -> ServerFigures {
         let connections = f64::from(self.topology.connections());
         let seconds = to.at_ns.saturating_sub(from.at_ns).max(1) as f64 / 1e9;
         let cpu_us = to.cpu_ns.saturating_sub(from.cpu_ns) as f64 / 1e3;
         let grown = |from: u64, to: u64| to as f64 - from as f64;
+        let (switches_from, switches_to) = (from.switches(), to.switches());
         ServerFigures {
             rss_before_bytes: before.rss_bytes,
             rss_ready_bytes: ready.rss_bytes,
@@ -160,12 +161,26 @@ impl Ask<'_> {
             rss_bytes_per_connection: grown(before.rss_bytes, ready.rss_bytes) / connections,
             slab_bytes_per_connection_pair: grown(before.slab_bytes, ready.slab_bytes) / connections,
             cpu_share: cpu_us / 1e6 / seconds,
+            cpu_share_by_thread: cpu_share_by_thread(from, to, seconds),
             cpu_us_per_arrival: (arrived > 0).then(|| cpu_us / arrived as f64),
             cpu_us_per_connection_second: cpu_us / connections / seconds,
-            switches_voluntary_per_second: grown(from.switches_voluntary, to.switches_voluntary) / seconds,
-            switches_involuntary_per_second: grown(from.switches_involuntary, to.switches_involuntary) / seconds,
+            switches_voluntary_per_second: grown(switches_from.0, switches_to.0) / seconds,
+            switches_involuntary_per_second: grown(switches_from.1, switches_to.1) / seconds,
         }
     }
+}
+
+/// Of one core, largest first, without those under a thousandth.
+fn cpu_share_by_thread(from: &Sample, to: &Sample, seconds: f64) -> Vec<(String, f64)> {
+    let share = |name: &String, cpu_ns: u64| {
+        let before_ns = from.threads.get(name).map_or(0, |thread| thread.cpu_ns);
+        cpu_ns.saturating_sub(before_ns) as f64 / 1e9 / seconds
+    };
+    let mut shares: Vec<(String, f64)> =
+        to.threads.iter().map(|(name, thread)| (name.clone(), share(name, thread.cpu_ns))).collect();
+    shares.retain(|(_, share)| *share >= 0.001);
+    shares.sort_by(|one, other| other.1.total_cmp(&one.1));
+    shares
 }
 
 /// Prints the report, writes it if asked, and says whether it is good.

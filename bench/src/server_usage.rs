@@ -1,6 +1,7 @@
 //! What a server has used, read from /proc by its pid: CPU time, resident memory, context switches, and the kernel's
 //! slab memory, which is of the whole machine.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Context as _, Result};
@@ -8,7 +9,7 @@ use anyhow::{Context as _, Result};
 use crate::sys;
 
 /// Everything at one moment.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Sample {
     /// CLOCK_MONOTONIC.
     pub(crate) at_ns: u64,
@@ -16,7 +17,14 @@ pub(crate) struct Sample {
     pub(crate) cpu_ns: u64,
     pub(crate) rss_bytes: u64,
     pub(crate) slab_bytes: u64,
-    /// Of the threads that live.
+    /// The threads that live, by name; those of one name together.
+    pub(crate) threads: BTreeMap<String, Thread>,
+}
+
+/// What threads of one name have used.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Thread {
+    pub(crate) cpu_ns: u64,
     pub(crate) switches_voluntary: u64,
     pub(crate) switches_involuntary: u64,
 }
@@ -25,16 +33,24 @@ impl Sample {
     pub(crate) fn of(pid: u32) -> Result<Sample> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let ticks = cpu_ticks(&stat).context("an unknown form of /proc/PID/stat")?;
-        let (switches_voluntary, switches_involuntary) = switches(pid);
         Ok(Sample {
             at_ns: sys::now_ns(),
-            cpu_ns: ticks * 1_000_000_000 / sys::ticks_per_second(),
+            cpu_ns: ticks_ns(ticks),
             rss_bytes: rss_bytes(pid)?,
             slab_bytes: slab_bytes(),
-            switches_voluntary,
-            switches_involuntary,
+            threads: threads(pid),
         })
     }
+
+    /// Context switches of all threads: wanted, forced.
+    pub(crate) fn switches(&self) -> (u64, u64) {
+        let sum = |field: fn(&Thread) -> u64| self.threads.values().map(field).sum();
+        (sum(|thread| thread.switches_voluntary), sum(|thread| thread.switches_involuntary))
+    }
+}
+
+fn ticks_ns(ticks: u64) -> u64 {
+    ticks * 1_000_000_000 / sys::ticks_per_second()
 }
 
 /// Resident memory. `status` may be off by some pages for each core, `smaps_rollup` counts; it wants more rights.
@@ -58,14 +74,17 @@ fn slab_bytes() -> u64 {
     field(&text, "Slab:").unwrap_or(0) * 1024
 }
 
-fn switches(pid: u32) -> (u64, u64) {
-    let mut sums = (0, 0);
-    for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-        let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-        sums.0 += field(&status, "voluntary_ctxt_switches:").unwrap_or(0);
-        sums.1 += field(&status, "nonvoluntary_ctxt_switches:").unwrap_or(0);
+fn threads(pid: u32) -> BTreeMap<String, Thread> {
+    let mut threads: BTreeMap<String, Thread> = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        let status = read("status");
+        let thread = threads.entry(read("comm").trim_end().to_owned()).or_default();
+        thread.cpu_ns += ticks_ns(cpu_ticks(&read("stat")).unwrap_or(0));
+        thread.switches_voluntary += field(&status, "voluntary_ctxt_switches:").unwrap_or(0);
+        thread.switches_involuntary += field(&status, "nonvoluntary_ctxt_switches:").unwrap_or(0);
     }
-    sums
+    threads
 }
 
 /// The number after `name` at the start of a line.
