@@ -1,8 +1,9 @@
 use super::world::{Mood, World, config, connection, room};
-use crate::bridge::BridgeConfig;
-use crate::bus::{BusRequest, PENDING_MESSAGES_MAX};
+use crate::bridge::{BridgeConfig, BridgeEvent};
+use crate::bus::{BusEvent, BusRequest, PENDING_MESSAGES_MAX};
 use crate::mesh::{HistoryAsk, ToBridge};
 use crate::names::{ShardId, UserId};
+use bytes::Bytes;
 use roomwire_wire::id::MessagePlace;
 use std::sync::Arc;
 
@@ -389,4 +390,25 @@ fn chance(seed: u64) {
         let times = stored.iter().filter(|read| *read.row.client_id == *id).count();
         assert!(times <= 1, "seed {seed}: {id} is stored {times} times");
     }
+}
+
+#[test]
+fn what_was_held_of_a_dead_generation_is_not_delivered() {
+    let mut world = World::new();
+    world.subscribe(0);
+    world.publish("first", None);
+    world.event(BridgeEvent::BusEvent(BusEvent::Message {
+        room: room(),
+        generation: 1,
+        seq: 3,
+        base: 1,
+        stable: 1,
+        payload: Bytes::from_static(b"{\"seq\":3,\"content\":\"dead\"}"),
+        received_us: 0,
+    }));
+    assert_eq!(world.delivered(0).len(), 1, "2 is missing");
+    world.bus.forget(&room());
+    world.publish("second", None);
+    world.publish("third", None);
+    assert_eq!(world.delivered(0), [(1, "first".into()), (2, "second".into()), (3, "third".into())]);
 }
