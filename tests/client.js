@@ -1,5 +1,6 @@
 // A WebSocket client for tests: keeps what came in, and waits for a message of a type.
 import WebSocket from 'ws';
+import { sleep } from './server.js';
 
 const WAIT_MS_MAX = 10_000;
 
@@ -29,13 +30,24 @@ export class Client {
 
   send(message) { this.socket.send(JSON.stringify(message)); }
 
-  /** The next message of this type that `matches`; those before it are passed over. */
+  /** Publishes one message and waits for its ack; waits as told where the server asks for patience. */
+  async publish(roomId, content, clientId) {
+    for (;;) {
+      this.send({ type: 'chat_message', roomId, content, clientId });
+      const answer = await this.next(['ack', 'error'], (message) => message.clientId === clientId);
+      if (answer.type === 'ack') return answer;
+      if (!answer.retryAfterMs) throw new Error(`${this.user}: ${JSON.stringify(answer)}`);
+      await sleep(answer.retryAfterMs);
+    }
+  }
+
+  /** The next message of this type (or one of these) that `matches`; those before it are passed over. */
   async next(type, matches = () => true) {
     const until = Date.now() + WAIT_MS_MAX;
     for (;;) {
       while (this.taken < this.received.length) {
         const message = this.received[this.taken++];
-        if (message.type === type && matches(message)) return message;
+        if ([type].flat().includes(message.type) && matches(message)) return message;
       }
       const left = until - Date.now();
       if (this.close || left <= 0) {

@@ -74,10 +74,7 @@ function assertInOrderOnce(messages, who) {
 
 async function publish(user, room, count, text) {
   const client = await Client.connect(server, user);
-  for (let n = 1; n <= count; n++) {
-    client.send({ type: 'chat_message', roomId: room, content: text(n), clientId: `${user}-${n}` });
-    await client.next('ack', (ack) => ack.clientId === `${user}-${n}`);
-  }
+  for (let n = 1; n <= count; n++) await client.publish(room, text(n), `${user}-${n}`);
   await client.end();
 }
 
