@@ -1,0 +1,57 @@
+//! The fake network: one [`Link`] per TCP connection, which cuts, delays and throttles bytes both ways.
+
+use roomwire_engine::names::ConnectionId;
+use roomwire_engine::shard::Chunk;
+
+/// The bytes that a client's socket buffer takes before the server's sends stop to complete.
+pub const SOCKET_BYTES_MAX: usize = 4_096;
+
+/// One connection, seen from the wire.
+#[derive(Debug)]
+pub struct Link {
+    /// Which shard accepted it.
+    pub shard: usize,
+    /// Its name there.
+    pub connection: ConnectionId,
+    /// Whose it is.
+    pub client: usize,
+    /// Sent by the client, not yet received by the server.
+    pub to_server: Vec<u8>,
+    /// Sent by the server, not yet read by the client.
+    pub to_client: Vec<u8>,
+    /// The send under way.
+    pub in_flight: Option<Chunk>,
+    /// The engine named it in `effects.sends`.
+    pub wants_send: bool,
+    /// The server will send no more.
+    pub server_shut: bool,
+    /// The client has closed its side: once `to_server` is empty the server sees the end.
+    pub client_shut: bool,
+    /// The client reads nothing for now.
+    pub stalled: bool,
+    /// The engine wants it gone: closed once the driver gets to it.
+    pub dropped: bool,
+    /// The engine was told of the end.
+    pub ended: bool,
+}
+
+impl Link {
+    /// A connection that was just accepted.
+    #[must_use]
+    pub fn new(shard: usize, connection: ConnectionId, client: usize) -> Link {
+        Link {
+            shard,
+            connection,
+            client,
+            to_server: Vec::new(),
+            to_client: Vec::new(),
+            in_flight: None,
+            wants_send: false,
+            server_shut: false,
+            client_shut: false,
+            stalled: false,
+            dropped: false,
+            ended: false,
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! One running server process: its engines, its bridge, its bus, and the lanes between them.
+
+use crate::Plant;
+use crate::network::Link;
+use crate::random::Random;
+use crate::store::SimStore;
+use roomwire_engine::Now;
+use roomwire_engine::bridge::{Bridge, BridgeConfig, BridgeEffect, BridgeEvent};
+use roomwire_engine::bus::{BusEvent, BusRequest, LocalBus};
+use roomwire_engine::limits::EngineConfig;
+use roomwire_engine::mesh::{ToBridge, ToShard};
+use roomwire_engine::names::{ConnectionId, ShardId};
+use roomwire_engine::shard::{Engine, Verify};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Every connection of the node, by shard and name there.
+pub type Links = BTreeMap<(usize, ConnectionId), Link>;
+
+/// The process.
+#[derive(Debug)]
+pub struct Node {
+    /// One per shard.
+    pub engines: Vec<Engine>,
+    bridge: Bridge,
+    bus: LocalBus,
+    /// From a shard (row) to a shard (column); the bridge's own lanes are the last row.
+    to_shards: Vec<Vec<VecDeque<ToShard>>>,
+    to_bridge: Vec<VecDeque<ToBridge>>,
+    plant: Option<Plant>,
+}
+
+impl Node {
+    /// A fresh process.
+    #[must_use]
+    pub fn new(engine: &EngineConfig, bridge: BridgeConfig, verify: &Verify, now: Now, plant: Option<Plant>) -> Node {
+        let shards = usize::from(engine.shards);
+        let engines = (0..engine.shards)
+            .map(|shard| {
+                let config = EngineConfig { seed: engine.seed.wrapping_add(u64::from(shard)), ..engine.clone() };
+                Engine::new(ShardId(shard), config, verify.clone(), now)
+            })
+            .collect();
+        Node {
+            engines,
+            bridge: Bridge::new(bridge),
+            bus: LocalBus::new(),
+            to_shards: (0..=shards).map(|_| (0..shards).map(|_| VecDeque::new()).collect()).collect(),
+            to_bridge: (0..shards).map(|_| VecDeque::new()).collect(),
+            plant,
+        }
+    }
+
+    /// Carries out what an engine decided: marks the links, fills the lanes.
+    pub fn collect(&mut self, shard: usize, links: &mut Links) {
+        let effects = &mut self.engines[shard].effects;
+        for connection in effects.sends.drain(..) {
+            if let Some(link) = links.get_mut(&(shard, connection)) {
+                link.wants_send = true;
+            }
+        }
+        for connection in effects.shutdowns.drain(..) {
+            if let Some(link) = links.get_mut(&(shard, connection)) {
+                link.server_shut = true;
+            }
+        }
+        for connection in effects.drops.drain(..) {
+            if let Some(link) = links.get_mut(&(shard, connection)) {
+                link.dropped = true;
+            }
+        }
+        for (to, message) in effects.shards.drain(..) {
+            assert_ne!(usize::from(to.0), shard, "a shard does not queue to itself: {message:?}");
+            self.to_shards[shard][usize::from(to.0)].push_back(message);
+        }
+        self.to_bridge[shard].extend(effects.bridge.drain(..));
+    }
+
+    /// Moves one message of one lane, chosen by chance. Whether there was one.
+    pub fn step_mesh(&mut self, now: Now, random: &mut Random, store: &mut SimStore, links: &mut Links) -> bool {
+        let shards = self.engines.len();
+        let mut full: Vec<(usize, usize)> = Vec::new();
+        for from in 0..=shards {
+            full.extend((0..shards).filter(|to| !self.to_shards[from][*to].is_empty()).map(|to| (from, to)));
+        }
+        full.extend((0..shards).filter(|from| !self.to_bridge[*from].is_empty()).map(|from| (from, shards)));
+        if full.is_empty() {
+            return false;
+        }
+        let (from, to) = full[random.index(full.len())];
+        if to == shards {
+            // The bridge takes a batch before it flushes, as it does in production.
+            for _ in 0..=random.below(4) {
+                if let Some(message) = self.to_bridge[from].pop_front() {
+                    self.tell_bridge(now, random, store, BridgeEvent::Shard(message));
+                }
+            }
+        } else if let Some(message) = self.to_shards[from][to].pop_front() {
+            self.engines[to].mesh(now, message);
+            self.collect(to, links);
+        }
+        true
+    }
+
+    /// Gives the bridge an event and carries out what it decides.
+    pub fn tell_bridge(&mut self, now: Now, random: &mut Random, store: &mut SimStore, event: BridgeEvent) {
+        let mut effects = Vec::new();
+        self.bridge.handle(now, event, &mut effects);
+        self.carry_out(now, random, store, effects);
+    }
+
+    /// Ends a turn of the bridge.
+    pub fn flush_bridge(&mut self, now: Now, random: &mut Random, store: &mut SimStore) {
+        let mut effects = Vec::new();
+        self.bridge.flush(now, &mut effects);
+        self.carry_out(now, random, store, effects);
+    }
+
+    /// When the bridge wants its tick, in ms.
+    #[must_use]
+    pub fn bridge_tick_ms(&self) -> Option<u64> {
+        self.bridge.next_tick_ms()
+    }
+
+    /// Whether every lane is empty.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.to_shards.iter().flatten().all(VecDeque::is_empty) && self.to_bridge.iter().all(VecDeque::is_empty)
+    }
+
+    fn carry_out(&mut self, now: Now, random: &mut Random, store: &mut SimStore, effects: Vec<BridgeEffect>) {
+        let mut queue = VecDeque::from(effects);
+        let mut more = Vec::new();
+        let mut events = Vec::new();
+        while let Some(effect) = queue.pop_front() {
+            match effect {
+                BridgeEffect::Shard(to, message) => self.post(random, usize::from(to.0), message),
+                BridgeEffect::Store(request) => store.submit(now.mono_ms(), random, request),
+                BridgeEffect::Bus(request) => {
+                    let request = self.spoil(request);
+                    let reply = self.bus.handle(now, request, &mut events);
+                    // The answer before the event, or after it: both happen with a real bus.
+                    let late = random.one_in(2);
+                    if let Some(reply) = reply.clone().filter(|_| !late) {
+                        self.bridge.handle(now, BridgeEvent::BusReply(reply), &mut more);
+                    }
+                    for event in events.drain(..).collect::<Vec<BusEvent>>() {
+                        self.bridge.handle(now, BridgeEvent::BusEvent(event), &mut more);
+                    }
+                    if let Some(reply) = reply.filter(|_| late) {
+                        self.bridge.handle(now, BridgeEvent::BusReply(reply), &mut more);
+                    }
+                    queue.extend(more.drain(..));
+                }
+                BridgeEffect::Answer { .. } | BridgeEffect::Stats(..) | BridgeEffect::Finished => {}
+            }
+        }
+    }
+
+    /// Puts a message on the bridge's lane to a shard, with the planted bug if there is one.
+    fn post(&mut self, random: &mut Random, to: usize, message: ToShard) {
+        let bridge = self.engines.len();
+        let lane = &mut self.to_shards[bridge][to];
+        if matches!(message, ToShard::Deliver { .. }) {
+            match self.plant {
+                Some(Plant::LoseDelivery) if random.one_in(40) => return,
+                Some(Plant::SwapDeliveries)
+                    if random.one_in(4) && matches!(lane.back(), Some(ToShard::Deliver { .. })) =>
+                {
+                    let before = lane.len() - 1;
+                    lane.insert(before, message);
+                    return;
+                }
+                _ => {}
+            }
+        }
+        lane.push_back(message);
+    }
+
+    fn spoil(&self, mut request: BusRequest) -> BusRequest {
+        if self.plant == Some(Plant::ForgetClientIds)
+            && let BusRequest::Finish { dedupe, .. } = &mut request
+        {
+            dedupe.clear();
+        }
+        request
+    }
+}
