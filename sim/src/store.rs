@@ -62,7 +62,7 @@ impl SimStore {
             Mode::Refusing => {
                 self.replies.push(StoreReply::Failed { ticket: ticket(&request), retry_after_ms: 200 });
                 match random.below(4) {
-                    0 => drop(self.durable.apply(&request)),
+                    0 => drop(self.durable.handle(request)),
                     1 => self.late.push((now_ms + random.below(3_000), request)),
                     _ => {}
                 }
@@ -74,13 +74,13 @@ impl SimStore {
     pub fn poll(&mut self, now_ms: u64, random: &mut Random) -> Option<StoreReply> {
         while let Some(index) = self.late.iter().position(|(due, _)| *due <= now_ms) {
             let (_, request) = self.late.remove(index);
-            self.durable.apply(&request);
+            self.durable.handle(request);
         }
         let due: Vec<usize> =
             (0..self.waiting.len()).filter(|index| self.waiting[*index].0 <= now_ms).collect();
         if !due.is_empty() {
             let (_, request) = self.waiting.remove(due[random.index(due.len())]);
-            let reply = self.durable.apply(&request);
+            let reply = self.durable.handle(request);
             self.replies.push(reply);
         }
         if self.replies.is_empty() { None } else { Some(self.replies.remove(random.index(self.replies.len()))) }
@@ -97,7 +97,7 @@ impl SimStore {
         let lossy = self.plant == Some(Plant::AckBeforeDurable);
         for (_, request) in self.waiting.drain(..).chain(self.late.drain(..)) {
             if !lossy && random.one_in(2) {
-                self.durable.apply(&request);
+                self.durable.handle(request);
             }
         }
         self.replies.clear();
@@ -114,7 +114,7 @@ impl SimStore {
             bytes_max: u32::MAX,
             from: From::Oldest,
         };
-        match self.durable.apply(&request) {
+        match self.durable.handle(request) {
             StoreReply::Page { rows, .. } => rows,
             other => unreachable!("a page is answered with a page, not {other:?}"),
         }
@@ -129,7 +129,7 @@ impl SimStore {
 
     /// How many seqs of a room are void.
     pub fn voids(&mut self, room: &str) -> usize {
-        match self.durable.apply(&StoreRequest::ReadRoom { ticket: 0, room: RoomId::new(room), window: 1 }) {
+        match self.durable.handle(StoreRequest::ReadRoom { ticket: 0, room: RoomId::new(room), window: 1 }) {
             StoreReply::Room { meta, .. } => meta.voids.len(),
             other => unreachable!("a room is answered with a room, not {other:?}"),
         }
