@@ -153,7 +153,8 @@ impl Client {
     /// Publishes a message that no one else ever publishes.
     pub fn publish(&mut self, room: &str, random: &mut Random, now_ms: u64, out: &mut Vec<u8>) {
         self.made += 1;
-        let padding = "\u{e9}\n\"x".repeat(random.index(if random.one_in(20) { 300 } else { 12 }));
+        let most = if random.one_in(20) { 300 } else { 12 };
+        let padding = "\u{e9}\n\"x".repeat(random.index(most));
         self.pending.push(Pending {
             room: room.to_owned(),
             client_id: format!("c{}-{}", self.number, self.made),

@@ -183,11 +183,12 @@ impl World {
         let (shard, connection) = key;
         let Some(link) = self.links.get_mut(&key) else { return };
         if link.dropped {
-            let client = link.client;
+            if !link.client_shut {
+                self.clients[link.client].disconnected();
+            }
             self.links.remove(&key);
             self.node.engines[shard].closed(connection);
             self.node.collect(shard, &mut self.links);
-            self.clients[client].disconnected();
             return;
         }
         if !link.to_server.is_empty() {
@@ -276,7 +277,7 @@ impl World {
             return;
         }
         let which = self.random.index(self.links.len());
-        if let Some(link) = self.links.values_mut().nth(which) {
+        if let Some(link) = self.links.values_mut().nth(which).filter(|link| !link.client_shut) {
             self.counts.cuts += 1;
             link.client_shut = true;
             link.to_client.clear();
