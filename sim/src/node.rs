@@ -131,13 +131,17 @@ impl Node {
         let mut queue = VecDeque::from(effects);
         let mut more = Vec::new();
         let mut events = Vec::new();
+        let mut n = 0;
         while let Some(effect) = queue.pop_front() {
             match effect {
                 BridgeEffect::Shard(to, message) => self.post(random, usize::from(to.0), message),
                 BridgeEffect::Store(request) => store.submit(now.mono_ms(), random, request),
                 BridgeEffect::Bus(request) => {
                     let request = self.spoil(request);
+                    let shown = format!("{request:?}");
                     let reply = self.bus.handle(now, request, &mut events);
+                    n += 1;
+                    if n > 2000 { eprintln!("{shown} -> {reply:?} {events:?}"); if n > 2012 { eprintln!("{:#?}", self.bridge); std::process::exit(3) } }
                     // The answer before the event, or after it: both happen with a real bus.
                     let late = random.one_in(2);
                     if let Some(reply) = reply.clone().filter(|_| !late) {
