@@ -57,6 +57,8 @@ pub struct Client {
     pub closed: Option<u16>,
     /// The last `members` counts that it was told.
     pub members: BTreeMap<String, u64>,
+    /// Print what it receives.
+    is_shown: bool,
     /// Rooms that it left on this connection: what was on its way may still come.
     left: BTreeSet<String>,
     number: usize,
@@ -78,6 +80,7 @@ impl Client {
             connected: false,
             closed: None,
             members: BTreeMap::new(),
+            is_shown: std::env::var_os("ROOMWIRE_SIM_SHOW").is_some(),
             left: BTreeSet::new(),
             number,
             made: 0,
@@ -240,8 +243,8 @@ impl Client {
             };
             let message: Value =
                 serde_json::from_str(&text).map_err(|error| format!("protocol: {error} in {text:?}"))?;
-            if std::env::var_os("ROOMWIRE_SIM_TRACE").is_some() {
-                eprintln!("{now_ms} {}/{} got {text}", self.number, self.user);
+            if self.is_shown {
+                println!("{now_ms} {}/{} got {text}", self.number, self.user);
             }
             self.take(&message, now_ms, store, oracle, counts)?;
         }

@@ -1,5 +1,6 @@
 //! `roomwire-sim [--seed N | --seeds FROM..TO] [--plant NAME]`: runs seeds, prints what they showed, exits 1 on the
-//! first broken promise, with the command that plays it again.
+//! first broken promise, with the command that plays it again. With `ROOMWIRE_SIM_SHOW` set, prints all that the clients
+//! receive.
 
 use roomwire_sim::{Plant, replay_command, run};
 use std::process::ExitCode;

@@ -226,6 +226,10 @@ impl Room {
     pub(super) fn page_read(&mut self, turn: &mut Turn<'_>, reply: StoreReply) {
         let Some(history) = &mut self.history else { return };
         let Some(reading) = history.reading.take() else { return };
+        if !self.receiver.is_known() {
+            history.receipts.clear();
+            return; // asked again once the position is known
+        }
         let receipts = std::mem::take(&mut history.receipts);
         let StoreReply::Page { mut rows, cut, oldest, .. } = reply else {
             self.refuse_history(turn, hint_ms(&reply));

@@ -8,7 +8,7 @@ use super::init::Init;
 use super::receipt;
 use super::receiver::Receiver;
 use super::recent::Recent;
-use super::shared::{Asked, Purpose, ReceiptAsked, Shared, Turn, hint_ms};
+use super::shared::{Asked, Purpose, ReceiptAsked, Shared, Turn, hint_ms, ticket_of};
 use super::void::VoidRun;
 use super::writer::Writer;
 use super::{BridgeEffect, USER_ROOM_IDLE_MS};
@@ -30,10 +30,19 @@ pub(super) enum BusAsked {
     Void1,
     Void2,
     Head,
+    /// A HEAD asked for before the room was listened to: too early to say where to begin.
+    EarlyHead,
     Begin,
     Finish,
     Retire,
     Subscribe,
+}
+
+#[derive(Debug, Default)]
+struct Reads {
+    cold: Ticket,
+    history: Ticket,
+    hole: Ticket,
 }
 
 /// One room on this node.
@@ -44,6 +53,8 @@ pub(super) struct Room {
     pub(super) shards: ShardSet,
     /// Requests to the bus that are under way.
     bus_asked: VecDeque<BusAsked>,
+    /// Reads of the store that are under way, the latest of each kind: the reply to an earlier one is too old to use.
+    reads: Reads,
     /// A HEAD is due; one that is under way may have been carried out too early to count.
     head_wanted: bool,
     /// The bus holds no state of the room, and somebody needs it.
@@ -68,6 +79,7 @@ impl Room {
             id,
             shards: ShardSet::default(),
             bus_asked: VecDeque::new(),
+            reads: Reads::default(),
             head_wanted: false,
             init_wanted: false,
             receiver: Receiver::default(),
@@ -112,6 +124,9 @@ impl Room {
         if !self.receiver.listens {
             // A position from before hears nothing of what came since.
             self.receiver = Receiver::listening();
+            for asked in self.bus_asked.iter_mut().filter(|asked| matches!(asked, BusAsked::Head)) {
+                *asked = BusAsked::EarlyHead;
+            }
             self.ask_bus(turn, BusAsked::Subscribe, BusRequest::Subscribe { room: self.id.clone() });
         }
     }
@@ -132,13 +147,26 @@ impl Room {
     }
 
     pub(super) fn ask_store(
-        &self,
+        &mut self,
         turn: &mut Turn<'_>,
         purpose: Purpose,
         request: impl FnOnce(Ticket, RoomId) -> StoreRequest,
     ) {
         let room = self.id.clone();
-        turn.store(Asked::Room(self.id.clone(), purpose), |ticket| request(ticket, room));
+        let ticket = turn.store(Asked::Room(self.id.clone(), purpose), |ticket| request(ticket, room));
+        if let Some(latest) = self.latest_read(purpose) {
+            *latest = ticket;
+        }
+    }
+
+    /// Where the ticket of the latest read of that kind is kept, if it is a read.
+    fn latest_read(&mut self, purpose: Purpose) -> Option<&mut Ticket> {
+        match purpose {
+            Purpose::Cold | Purpose::ColdOldest => Some(&mut self.reads.cold),
+            Purpose::Bases | Purpose::Page => Some(&mut self.reads.history),
+            Purpose::Hole => Some(&mut self.reads.hole),
+            Purpose::Init { .. } | Purpose::Resolve { .. } | Purpose::Void => None,
+        }
     }
 
     pub(super) fn bus_reply(&mut self, turn: &mut Turn<'_>, reply: BusReply) {
@@ -155,6 +183,7 @@ impl Room {
                 BusReply::NeedInit { .. } => self.head_needs_init(turn),
                 _ => self.head_failed(turn, hint_ms),
             },
+            BusAsked::EarlyHead => self.want_head(),
             BusAsked::Begin => self.begun(turn, &reply),
             BusAsked::Finish => self.init_finished(turn, &reply),
             BusAsked::Void1 => self.void1_answered(turn, &reply),
@@ -182,6 +211,9 @@ impl Room {
     }
 
     pub(super) fn store_reply(&mut self, turn: &mut Turn<'_>, purpose: Purpose, reply: StoreReply) {
+        if self.latest_read(purpose).is_some_and(|latest| *latest != ticket_of(&reply)) {
+            return;
+        }
         match purpose {
             Purpose::Init { token } => self.init_stored(turn, token, reply),
             Purpose::Cold => self.cold_read(turn, reply),

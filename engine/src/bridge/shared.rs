@@ -286,11 +286,12 @@ impl Turn<'_> {
     }
 
     /// Asks the store; the reply comes back with what was `asked`.
-    pub(super) fn store(&mut self, asked: Asked, request: impl FnOnce(Ticket) -> StoreRequest) {
+    pub(super) fn store(&mut self, asked: Asked, request: impl FnOnce(Ticket) -> StoreRequest) -> Ticket {
         self.shared.next_ticket += 1;
         let ticket = self.shared.next_ticket;
         self.shared.tickets.insert(ticket, asked);
         self.effects.push(BridgeEffect::Store(request(ticket)));
+        ticket
     }
 
     /// Sends the gathered rows as one append.
