@@ -1,14 +1,30 @@
 //! Seeds that must hold, bugs that must be found, and runs that must repeat.
 
-use roomwire_sim::{Counts, Plant, replay_command, run};
+use roomwire_sim::{Counts, Outcome, Plant, replay_command, run};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 #[test]
 fn five_hundred_seeds_keep_every_promise() {
+    // Each seed is a world of its own; threads only share the list.
+    let next = AtomicU64::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mine = std::iter::from_fn(|| Some(next.fetch_add(1, Relaxed)).filter(|seed| *seed < 500));
+                    mine.map(|seed| run(seed, None)).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("a run does not panic")).collect()
+    });
+    assert_eq!(outcomes.len(), 500);
     let mut sum = Counts::default();
-    for seed in 0..500 {
-        let outcome = run(seed, None);
+    for outcome in outcomes {
         if let Some(broken) = outcome.broken {
-            panic!("seed {seed}: {broken}\nagain: {}", replay_command(seed, None));
+            panic!("seed {}: {broken}\nagain: {}", outcome.seed, replay_command(outcome.seed, None));
         }
         sum.acked += outcome.counts.acked;
         sum.delivered += outcome.counts.delivered;
