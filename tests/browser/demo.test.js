@@ -208,6 +208,7 @@ test('kill -9 in the middle of a conversation: both resume by themselves, nothin
   assert.deepEqual([...texts].sort(), [...all].sort(), 'each message once, none lost');
   for (const [who, own] of said.entries()) assert.deepEqual(texts.filter((text) => text.startsWith(people[who].name)), own, `${people[who].name}'s messages stand in the order of writing`);
   assert.ok(new Set(shown[0].map((message) => message.epoch)).size >= 2, 'the room went on in a newer epoch');
+  for (const person of people) await person.until(() => !document.querySelector('.badge')); // both look at the end of it
   await people[0].shot('killed-and-resumed');
   await people[1].shot('killed-and-resumed-phone');
   await Promise.all(people.map((person) => person.close()));
