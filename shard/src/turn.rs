@@ -223,7 +223,7 @@ impl Driver {
     /// Arms the bell, looks once more, and sleeps in the data ring.
     ///
     /// Not through the executor: glommio 0.9 makes seven enters and a membarrier of each sleep
-    /// (docs/decisions/sleep-in-the-data-ring.md).
+    /// (docs/decisions/0001-sleep-in-the-data-ring.md).
     ///
     /// # Errors
     /// The ring itself failed.

@@ -356,7 +356,10 @@ impl Client {
                 return Err(format!("promise 1: {who} got {room} {seq} in history after {last}"));
             }
             if let Some(lost) = store.rows(room, last, seq).first() {
-                return Err(format!("promise 3: {who} got {room} {seq} in history after {last}: {} is missing", lost.row.seq));
+                return Err(format!(
+                    "promise 3: {who} got {room} {seq} in history after {last}: {} is missing",
+                    lost.row.seq
+                ));
             }
             view.messages.insert(seq, id(message));
             view.position = Some((epoch, seq));
@@ -369,7 +372,13 @@ impl Client {
         Ok(())
     }
 
-    fn see(&self, room: &str, message: &Value, store: &mut SimStore, oracle: &mut Oracle) -> Result<(u64, u64), String> {
+    fn see(
+        &self,
+        room: &str,
+        message: &Value,
+        store: &mut SimStore,
+        oracle: &mut Oracle,
+    ) -> Result<(u64, u64), String> {
         let seq = message["seq"].as_u64().unwrap_or_default();
         let fact = Fact {
             message_id: id(message),

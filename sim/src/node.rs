@@ -6,7 +6,7 @@ use crate::random::Random;
 use crate::store::SimStore;
 use roomwire_engine::Now;
 use roomwire_engine::bridge::{Bridge, BridgeConfig, BridgeEffect, BridgeEvent};
-use roomwire_engine::bus::{BusEvent, BusRequest, LocalBus};
+use roomwire_engine::bus::{BusRequest, LocalBus};
 use roomwire_engine::limits::EngineConfig;
 use roomwire_engine::mesh::{ToBridge, ToShard};
 use roomwire_engine::names::{ConnectionId, ShardId};
@@ -141,13 +141,19 @@ impl Node {
                     let shown = format!("{request:?}");
                     let reply = self.bus.handle(now, request, &mut events);
                     n += 1;
-                    if n > 2000 { eprintln!("{shown} -> {reply:?} {events:?}"); if n > 2012 { eprintln!("{:#?}", self.bridge); std::process::exit(3) } }
+                    if n > 2000 {
+                        eprintln!("{shown} -> {reply:?} {events:?}");
+                        if n > 2012 {
+                            eprintln!("{:#?}", self.bridge);
+                            std::process::exit(3)
+                        }
+                    }
                     // The answer before the event, or after it: both happen with a real bus.
                     let late = random.one_in(2);
                     if let Some(reply) = reply.clone().filter(|_| !late) {
                         self.bridge.handle(now, BridgeEvent::BusReply(reply), &mut more);
                     }
-                    for event in events.drain(..).collect::<Vec<BusEvent>>() {
+                    for event in std::mem::take(&mut events) {
                         self.bridge.handle(now, BridgeEvent::BusEvent(event), &mut more);
                     }
                     if let Some(reply) = reply.filter(|_| late) {

@@ -58,7 +58,13 @@ impl Oracle {
     ///
     /// # Errors
     /// What was broken.
-    pub fn acked(&mut self, store: &mut SimStore, key: (String, String, String), message_id: &str, seq: u64) -> Verdict {
+    pub fn acked(
+        &mut self,
+        store: &mut SimStore,
+        key: (String, String, String),
+        message_id: &str,
+        seq: u64,
+    ) -> Verdict {
         if !store.is_durable(&key.0, seq, message_id) {
             return Err(format!("promise 2: {key:?} was acked at seq {seq} and is not in the store"));
         }

@@ -76,8 +76,7 @@ impl SimStore {
             let (_, request) = self.late.remove(index);
             self.durable.handle(request);
         }
-        let due: Vec<usize> =
-            (0..self.waiting.len()).filter(|index| self.waiting[*index].0 <= now_ms).collect();
+        let due: Vec<usize> = (0..self.waiting.len()).filter(|index| self.waiting[*index].0 <= now_ms).collect();
         if !due.is_empty() {
             let (_, request) = self.waiting.remove(due[random.index(due.len())]);
             let reply = self.durable.handle(request);
@@ -123,8 +122,7 @@ impl SimStore {
     /// Whether the message of that id stands at that seq.
     pub fn is_durable(&mut self, room: &str, seq: u64, message_id: &str) -> bool {
         let Some(place) = MessagePlace::decode(room, message_id) else { return false };
-        place.seq == seq
-            && self.rows(room, seq - 1, seq + 1).iter().any(|read| read.row.generation == place.epoch)
+        place.seq == seq && self.rows(room, seq - 1, seq + 1).iter().any(|read| read.row.generation == place.epoch)
     }
 
     /// How many seqs of a room are void.

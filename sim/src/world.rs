@@ -47,12 +47,8 @@ impl World {
         let mut random = Random::new(seed);
         let now = Now { mono_us: 1_000_000_000, unix_ms: 1_795_000_000_000 };
         let queue_bytes_max = [6_000, 20_000, 256 * 1024][random.index(3)];
-        let limits = Limits {
-            messages_per_second_max: 0,
-            connections_per_user_max: 0,
-            queue_bytes_max,
-            ..Limits::default()
-        };
+        let limits =
+            Limits { messages_per_second_max: 0, connections_per_user_max: 0, queue_bytes_max, ..Limits::default() };
         let engine_config = EngineConfig {
             limits,
             heartbeat_ms: 30_000,
@@ -62,12 +58,12 @@ impl World {
             echo: false,
             allowed_origins: Arc::from(["*".to_owned()]),
             reject_by_http: false,
-            seed: random.next(),
+            seed: random.bits(),
         };
         let bridge_config = BridgeConfig {
             shards: engine_config.shards,
             node: Arc::from("sim"),
-            boot: random.next(),
+            boot: random.bits(),
             publishes_max: [8, 10_000][random.index(2)],
             publish_ms_max: 2_000,
             page_bytes_max: queue_bytes_max / 4,
@@ -129,7 +125,9 @@ impl World {
             }
         }
         let waiting: usize = self.clients.iter().map(|client| client.pending.len()).sum();
-        Err(format!("promise 6: after {CALM_STEPS} calm steps {waiting} messages are not acked, or a client is not live"))
+        Err(format!(
+            "promise 6: after {CALM_STEPS} calm steps {waiting} messages are not acked, or a client is not live"
+        ))
     }
 
     /// One small step of the machinery.
@@ -265,8 +263,8 @@ impl World {
         for client in &mut self.clients {
             client.disconnected();
         }
-        self.engine_config.seed = self.random.next();
-        self.bridge_config.boot = self.random.next();
+        self.engine_config.seed = self.random.bits();
+        self.bridge_config.boot = self.random.bits();
         self.now.mono_us += self.random.below(2_000_000);
         self.node = Node::new(&self.engine_config, self.bridge_config.clone(), &self.verify, self.now, self.plant);
     }
