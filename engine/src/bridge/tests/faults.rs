@@ -1,3 +1,5 @@
+//! Stores that fail, answer late or not at all; nodes that die; a bus that forgets: what the bridge makes of it.
+
 use super::world::{Mood, World, config, connection, room};
 use crate::bridge::{BridgeConfig, BridgeEvent};
 use crate::bus::{BusEvent, BusRequest, PENDING_MESSAGES_MAX};

@@ -1,3 +1,5 @@
+//! History and resume: pages, positions, what comes from memory and what from the store.
+
 use super::world::{Mood, World, config, connection, room};
 use crate::bridge::{Answer, BridgeConfig, Call};
 use crate::mesh::{HistoryAsk, NextPage, ToBridge, ToShard};

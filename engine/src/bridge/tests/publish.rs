@@ -1,3 +1,5 @@
+//! Publishing: order, acks, retries, limits.
+
 use super::world::{SHARDS, World, config, connection, room, user};
 use crate::bridge::{Answer, BridgeConfig, BridgeEvent, Call};
 use crate::mesh::{Asker, ToBridge, ToShard};

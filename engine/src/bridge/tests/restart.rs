@@ -1,3 +1,5 @@
+//! A new process over the same store: generations, positions, old client ids.
+
 use super::world::{World, connection, room, user};
 use crate::mesh::HistoryAsk;
 use crate::store::{Row, StoreRequest};

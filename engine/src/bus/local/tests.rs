@@ -1,3 +1,5 @@
+//! Each answer of each script.
+
 use super::*;
 use crate::names::UserId;
 use bytes::Bytes;
