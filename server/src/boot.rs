@@ -63,6 +63,7 @@ fn start(settings: &Settings, secret: &Secret, echo: bool) -> Result<(BridgeHand
     let (lanes, bridge_lanes) =
         mesh(settings.shards).map_err(|error| Failure::runtime(format!("cannot make the mesh: {error}")))?;
     let bridge = bridge::spawn(BridgeSetup {
+        gather: Duration::from_micros(u64::from(settings.config.bridge.gather_us)),
         bridge: bridge_config(settings)?,
         mesh: bridge_lanes,
         store: store_config(settings),

@@ -35,6 +35,8 @@ pub struct BridgeSetup {
     pub store: EmbeddedConfig,
     /// The HTTP API.
     pub http: HttpConfig,
+    /// The least time from one look at what the shards sent to the next.
+    pub gather: Duration,
 }
 
 /// Why the bridge could not be started: one line for the operator.
@@ -96,10 +98,11 @@ pub struct BridgeHandle {
 /// # Errors
 /// [`StartError`], for the operator.
 pub fn spawn(setup: BridgeSetup) -> Result<BridgeHandle, StartError> {
-    let BridgeSetup { bridge, mesh, store, http } = setup;
+    let BridgeSetup { bridge, mesh, store, http, gather } = setup;
     let bell = Arc::clone(mesh.doorbell());
-    let store_bell = Arc::clone(&bell);
-    let store = embedded::spawn(store, Arc::new(move || store_bell.ring()))?;
+    let store_bell = Arc::new(Doorbell::new()?);
+    let rung = Arc::clone(&store_bell);
+    let store = embedded::spawn(store, Arc::new(move || rung.ring()))?;
 
     let bound = |error| StartError::Http { addr: http.addr, error };
     let listener = std::net::TcpListener::bind(http.addr).map_err(bound)?;
@@ -110,7 +113,7 @@ pub fn spawn(setup: BridgeSetup) -> Result<BridgeHandle, StartError> {
     let (commands, command_receiver) = unbounded();
     let (asks, ask_receiver) = mpsc::channel(ASKS_MAX);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let driver = Driver::new(bridge, mesh, store, command_receiver, ask_receiver);
+    let driver = Driver::new(bridge, mesh, (store, store_bell), command_receiver, ask_receiver, gather);
     let run = move || {
         runtime.block_on(async move {
             let (stop, stopped) = oneshot::channel();

@@ -36,6 +36,7 @@ impl Drop for TempDir {
 fn try_start(directory: &Path, boot: u64) -> Result<BridgeHandle, StartError> {
     let (_, lanes) = mesh(0).unwrap();
     spawn(BridgeSetup {
+        gather: std::time::Duration::from_millis(2),
         bridge: BridgeConfig {
             shards: 0,
             node: Arc::from("n1"),

@@ -16,7 +16,11 @@ pub struct Doorbell {
 }
 
 impl Doorbell {
-    pub(crate) fn new() -> io::Result<Doorbell> {
+    /// A bell that nobody has rung.
+    ///
+    /// # Errors
+    /// From `eventfd(2)`.
+    pub fn new() -> io::Result<Doorbell> {
         // SAFETY: eventfd(2) takes two integers and touches no memory of ours.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
@@ -44,6 +48,17 @@ impl Doorbell {
         fence(Ordering::SeqCst);
         if self.armed.load(Ordering::SeqCst) && self.armed.swap(false, Ordering::SeqCst) {
             self.write();
+        }
+    }
+
+    /// Sleeps until the bell rings, for at most so long; for owners that have nothing else to wait for.
+    pub fn wait(&self, most: std::time::Duration) {
+        let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // Rounded up, or a short wait would spin.
+        let most_ms = i32::try_from(most.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+        // SAFETY: `poll` is one valid pollfd that outlives the call. An error (EINTR) is a wake-up like any other.
+        if unsafe { libc::poll(&raw mut poll, 1, most_ms) } > 0 {
+            self.clear();
         }
     }
 

@@ -38,6 +38,11 @@ pub(super) struct Driver {
     bus: LocalBus,
     mesh: BridgeMesh,
     store: EmbeddedStore,
+    store_bell: Arc<Doorbell>,
+    /// The least time from one look at what the shards sent to the next: what comes meanwhile shares a batch.
+    gather_us: u64,
+    /// The mail of the shards is not looked at before then.
+    mail_due_us: u64,
     commands: Receiver<Command>,
     asks: mpsc::Receiver<Ask>,
     calls: HashMap<u64, oneshot::Sender<Answer>>,
@@ -66,13 +71,29 @@ impl AsRawFd for Bell {
     }
 }
 
+fn poll(bell: &Arc<Doorbell>) -> std::io::Result<AsyncFd<Bell>> {
+    // SAFETY: the bell owns its eventfd and keeps it open and the same for as long as it lives, which is longer than
+    // the registration: `AsyncFd` drops the registration first.
+    let registered = unsafe { AsyncFd::register_with_interest(Bell(Arc::clone(bell)), Interest::READABLE) };
+    registered.map_err(std::io::Error::from)
+}
+
+/// Ends when the bell has rung.
+async fn rung(bell: &AsyncFd<Bell>) {
+    if let Ok(mut ready) = bell.readable().await {
+        ready.clear_ready();
+    }
+    bell.get_ref().0.clear();
+}
+
 impl Driver {
     pub(super) fn new(
         config: BridgeConfig,
         mesh: BridgeMesh,
-        store: EmbeddedStore,
+        (store, store_bell): (EmbeddedStore, Arc<Doorbell>),
         commands: Receiver<Command>,
         asks: mpsc::Receiver<Ask>,
+        gather: Duration,
     ) -> Driver {
         let started = Instant::now();
         Driver {
@@ -81,6 +102,9 @@ impl Driver {
             bus: LocalBus::new(),
             mesh,
             store,
+            store_bell,
+            gather_us: gather.as_micros().try_into().unwrap_or(u64::MAX),
+            mail_due_us: 0,
             commands,
             asks,
             calls: HashMap::new(),
@@ -101,13 +125,11 @@ impl Driver {
 
     /// Runs until the node has drained, or the store's threads have died.
     pub(super) async fn run(mut self) {
-        let bell = Bell(Arc::clone(self.mesh.doorbell()));
-        // SAFETY: the bell owns its eventfd and keeps it open and the same for as long as it lives, which is longer than
-        // the registration: `AsyncFd` drops the registration first.
-        let bell = match unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) } {
-            Ok(bell) => bell,
+        let bells = poll(self.mesh.doorbell()).and_then(|mail| Ok((mail, poll(&self.store_bell)?)));
+        let (mail_bell, store_bell) = match bells {
+            Ok(bells) => bells,
             Err(error) => {
-                tracing::error!(%error, "the bridge cannot poll its doorbell");
+                tracing::error!(%error, "the bridge cannot poll its doorbells");
                 return;
             }
         };
@@ -123,15 +145,21 @@ impl Driver {
             if self.finished {
                 break;
             }
-            bell.get_ref().0.arm();
-            if self.has_work() {
-                bell.get_ref().0.disarm();
+            // While mail gathers nobody wakes us for it.
+            let gathers = ended.mono_us < self.mail_due_us;
+            if !gathers {
+                mail_bell.get_ref().0.arm();
+            }
+            self.store_bell.arm();
+            let ask = if self.has_work(gathers) {
                 // The HTTP API has its go.
                 tokio::task::yield_now().await;
-                continue;
-            }
-            let ask = self.sleep(&bell, ended, spilled).await;
-            bell.get_ref().0.disarm();
+                None
+            } else {
+                self.sleep(&mail_bell, &store_bell, ended, spilled).await
+            };
+            mail_bell.get_ref().0.disarm();
+            self.store_bell.disarm();
             if let Some(ask) = ask {
                 self.take_ask(clock::now(), ask);
             }
@@ -141,19 +169,23 @@ impl Driver {
     }
 
     /// Sleeps until somebody rings, asks, or something is due.
-    async fn sleep(&mut self, bell: &AsyncFd<Bell>, now: Now, spilled: bool) -> Option<Ask> {
+    async fn sleep(
+        &mut self,
+        mail_bell: &AsyncFd<Bell>,
+        store_bell: &AsyncFd<Bell>,
+        now: Now,
+        spilled: bool,
+    ) -> Option<Ask> {
         let mut wait = if spilled { SPILL_RETRY } else { SLEEP_MAX };
         if let Some(due_ms) = self.bridge.next_tick_ms() {
             wait = wait.min(Duration::from_millis(due_ms.saturating_sub(now.mono_ms())));
         }
+        if now.mono_us < self.mail_due_us {
+            wait = wait.min(Duration::from_micros(self.mail_due_us - now.mono_us));
+        }
         tokio::select! {
-            ready = bell.readable() => {
-                if let Ok(mut ready) = ready {
-                    ready.clear_ready();
-                }
-                bell.get_ref().0.clear();
-                None
-            }
+            () = rung(mail_bell) => None,
+            () = rung(store_bell) => None,
             // Closed for ever once the HTTP API has ended.
             ask = self.asks.recv(), if !self.asks.is_closed() => ask,
             () = tokio::time::sleep(wait) => None,
@@ -161,11 +193,11 @@ impl Driver {
     }
 
     /// Whether another turn has something to do at once.
-    fn has_work(&self) -> bool {
+    fn has_work(&self, gathers: bool) -> bool {
         !self.effects.is_empty()
             || !self.commands.is_empty()
             || !self.asks.is_empty()
-            || self.mesh.has_mail()
+            || !gathers && self.mesh.has_mail()
             || self.store.has_mail()
     }
 
@@ -175,12 +207,9 @@ impl Driver {
         for command in self.commands.try_iter().collect::<Vec<_>>() {
             self.command(now, command);
         }
-        let mut inbox = std::mem::take(&mut self.inbox);
-        self.mesh.receive(TURN_MESSAGES_MAX, &mut inbox);
-        for message in inbox.drain(..) {
-            self.decide(now, BridgeEvent::Shard(message));
+        if now.mono_us >= self.mail_due_us {
+            self.take_mail(now);
         }
-        self.inbox = inbox;
         self.take_store_events(now);
         while let Ok(ask) = self.asks.try_recv() {
             self.take_ask(now, ask);
@@ -191,6 +220,19 @@ impl Driver {
         self.settle(now);
         // Both, always.
         self.store.flush() | self.mesh.flush()
+    }
+
+    fn take_mail(&mut self, now: Now) {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        let taken = self.mesh.receive(TURN_MESSAGES_MAX, &mut inbox);
+        for message in inbox.drain(..) {
+            self.decide(now, BridgeEvent::Shard(message));
+        }
+        self.inbox = inbox;
+        // A full batch is followed at once.
+        if taken > 0 && taken < TURN_MESSAGES_MAX {
+            self.mail_due_us = now.mono_us + self.gather_us;
+        }
     }
 
     fn decide(&mut self, now: Now, event: BridgeEvent) {

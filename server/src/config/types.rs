@@ -367,6 +367,10 @@ pub struct BridgeSection {
     pub page_bytes_max: u32,
     /// The most bytes of recent messages kept in memory per room with members here, for history and resume.
     pub recent_bytes_max: u32,
+    /// Microseconds from one look at what the shards sent to the next: what comes meanwhile shares a seq request, a
+    /// commit and the wake-ups, which saves CPU under load. What comes after a longer pause does not wait. 0: no pause.
+    #[schemars(extend("maximum" = 100_000))]
+    pub gather_us: u32,
 }
 
 impl Default for BridgeSection {
@@ -375,7 +379,8 @@ impl Default for BridgeSection {
             publishes_max: 16_384,
             publish_ms_max: 5_000,
             page_bytes_max: 64 * 1024,
-            recent_bytes_max: 64 * 1024,
+            recent_bytes_max: 32 * 1024,
+            gather_us: 3_000,
         }
     }
 }

@@ -22,6 +22,7 @@ mod write;
 use super::{StoreEvent, Wake};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 use roomwire_engine::store::StoreRequest;
+use roomwire_shard::mesh::Doorbell;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -141,6 +142,8 @@ pub struct EmbeddedStore {
 #[derive(Debug)]
 struct Lane {
     sender: Option<Sender<Queued>>,
+    /// Wakes the thread, where it sleeps by it.
+    bell: Option<Arc<Doorbell>>,
     spilled: VecDeque<Queued>,
     /// Requests of both lanes that no thread has taken yet, for the figures.
     waiting: Arc<AtomicU64>,
@@ -156,13 +159,23 @@ impl Lane {
     /// Moves what has spilled; whether anything is left.
     fn flush(&mut self) -> bool {
         let Some(sender) = &self.sender else { return false };
+        if self.spilled.is_empty() {
+            return false;
+        }
         while let Some(request) = self.spilled.pop_front() {
             if let Err(TrySendError::Full(request) | TrySendError::Disconnected(request)) = sender.try_send(request) {
                 self.spilled.push_front(request);
-                return true;
+                break;
             }
         }
-        false
+        self.ring();
+        !self.spilled.is_empty()
+    }
+
+    fn ring(&self) {
+        if let Some(bell) = &self.bell {
+            bell.ring();
+        }
     }
 }
 
@@ -180,9 +193,19 @@ pub fn spawn(config: EmbeddedConfig, wake: Wake) -> Result<EmbeddedStore, OpenEr
     let (event_sender, events) = unbounded();
     let outbox = Outbox { events: event_sender, wake };
     let waiting = Arc::new(AtomicU64::new(0));
+    let io = |error| OpenError::Io { path: config.dir.clone(), error };
+    let bell = Arc::new(Doorbell::new().map_err(io)?);
 
     let reader = read::Reader::new(tables.clone(), read_receiver, control_receiver, outbox.clone(), waiting.clone());
-    let writer = write::Writer::new(config, directory, tables, write_receiver, control_sender, outbox, waiting.clone());
+    let writer = write::Writer::new(
+        config,
+        directory,
+        tables,
+        (write_receiver, Arc::clone(&bell)),
+        control_sender,
+        outbox,
+        waiting.clone(),
+    );
     let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
         std::thread::Builder::new()
             .name(name.to_owned())
@@ -190,8 +213,13 @@ pub fn spawn(config: EmbeddedConfig, wake: Wake) -> Result<EmbeddedStore, OpenEr
             .map_err(|error| OpenError::Io { path: PathBuf::from("thread"), error })
     };
     Ok(EmbeddedStore {
-        writes: Lane { sender: Some(write_sender), spilled: VecDeque::new(), waiting: waiting.clone() },
-        reads: Lane { sender: Some(read_sender), spilled: VecDeque::new(), waiting },
+        writes: Lane {
+            sender: Some(write_sender),
+            bell: Some(bell),
+            spilled: VecDeque::new(),
+            waiting: waiting.clone(),
+        },
+        reads: Lane { sender: Some(read_sender), bell: None, spilled: VecDeque::new(), waiting },
         events,
         reader: Some(start("store-read", Box::new(move || reader.run()))?),
         writer: Some(start("store-write", Box::new(move || writer.run()))?),
@@ -236,6 +264,7 @@ impl EmbeddedStore {
     /// Ends the threads after what is under way, with a last fsync. Events not taken yet are lost.
     pub fn close(&mut self) {
         self.writes.sender = None;
+        self.writes.ring();
         self.reads.sender = None;
         for thread in [self.reader.take(), self.writer.take()].into_iter().flatten() {
             if thread.join().is_err() {

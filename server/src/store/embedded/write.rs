@@ -6,10 +6,11 @@ use super::retain::Retention;
 use super::tables::{DataDir, Tables};
 use super::{EmbeddedConfig, Fsync, Outbox, Queued, journal};
 use crate::store::{StoreEvent, StoreFigures, StoreState};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use fjall::{OwnedWriteBatch as WriteBatch, PersistMode};
 use roomwire_engine::names::RoomId;
 use roomwire_engine::store::{Row, StoreReply, StoreRequest, Ticket};
+use roomwire_shard::mesh::Doorbell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,8 @@ const GROUP_REQUESTS_MAX: usize = 1_024;
 const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How often the thread looks around when nothing is asked of it.
 const IDLE: Duration = Duration::from_millis(250);
+/// How long a look at the free space counts.
+const FREE_EVERY: Duration = Duration::from_millis(20);
 /// How often the figures are sent.
 const FIGURES_EVERY: Duration = Duration::from_secs(1);
 /// The pause between two tries to open a database that failed.
@@ -41,12 +44,15 @@ pub(super) struct Writer {
     /// `None` only between closing a failed database and opening it again.
     tables: Option<Tables>,
     requests: Receiver<Queued>,
+    bell: Arc<Doorbell>,
     reader: Sender<Control>,
     outbox: Outbox,
     waiting: Arc<AtomicU64>,
     retention: Retention,
     figures: StoreFigures,
     figures_sent: Instant,
+    /// When the free space was looked at.
+    looked: Option<Instant>,
     /// Set by a failed write until the database is open again.
     broken: Option<Broken>,
     /// When the journal is to be synced (`store.fsync = interval`).
@@ -80,7 +86,7 @@ impl Writer {
         config: EmbeddedConfig,
         directory: DataDir,
         tables: Tables,
-        requests: Receiver<Queued>,
+        (requests, bell): (Receiver<Queued>, Arc<Doorbell>),
         reader: Sender<Control>,
         outbox: Outbox,
         waiting: Arc<AtomicU64>,
@@ -91,12 +97,14 @@ impl Writer {
             directory,
             tables: Some(tables),
             requests,
+            bell,
             reader,
             outbox,
             waiting,
             retention,
             figures: StoreFigures::default(),
             figures_sent: Instant::now(),
+            looked: None,
             broken: None,
             sync_due: None,
         }
@@ -127,10 +135,10 @@ impl Writer {
     /// Waits for a request, then takes all that are there. `false` once the handle is gone.
     fn gather(&mut self, group: &mut Vec<Queued>) -> bool {
         let wait = self.sync_due.map_or(IDLE, |due| IDLE.min(due.saturating_duration_since(Instant::now())));
-        match self.requests.recv_timeout(wait) {
+        match self.next(wait) {
             Ok(request) => group.push(request),
-            Err(RecvTimeoutError::Timeout) => return true,
-            Err(RecvTimeoutError::Disconnected) => return false,
+            Err(TryRecvError::Empty) => return true,
+            Err(TryRecvError::Disconnected) => return false,
         }
         let mut bytes = 0;
         while group.len() < GROUP_REQUESTS_MAX
@@ -143,6 +151,23 @@ impl Writer {
             group.push(request);
         }
         true
+    }
+
+    /// The next request, waiting for one. By the bell and not by the channel, whose receive spins and yields before
+    /// it sleeps: that is CPU which the shards could use.
+    fn next(&self, wait: Duration) -> Result<Queued, TryRecvError> {
+        let request = self.requests.try_recv();
+        if !matches!(request, Err(TryRecvError::Empty)) {
+            return request;
+        }
+        self.bell.arm();
+        let mut request = self.requests.try_recv();
+        if matches!(request, Err(TryRecvError::Empty)) {
+            self.bell.wait(wait);
+            request = self.requests.try_recv();
+        }
+        self.bell.disarm();
+        request
     }
 
     fn commit_group(&mut self, requests: &mut Vec<Queued>) {
@@ -231,6 +256,14 @@ impl Writer {
 
     /// Whether the file system has more than the reserve; sets the state if not.
     fn has_room(&mut self) -> bool {
+        let now = Instant::now();
+        if self.broken.is_none()
+            && self.figures.state == StoreState::Healthy
+            && self.looked.is_some_and(|looked| now - looked < FREE_EVERY)
+        {
+            return true;
+        }
+        self.looked = Some(now);
         match self.directory.free_bytes() {
             Ok(free) => self.figures.free_bytes_now = free,
             // Not knowing is no reason to refuse: a really full disk answers the write.
