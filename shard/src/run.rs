@@ -46,6 +46,8 @@ pub struct ShardConfig {
     pub engine: EngineConfig,
     /// Checks tokens.
     pub verify: Verify,
+    /// Called about once a second by a shard that is about to sleep: gives freed memory back.
+    pub rest: fn(),
     /// The shard's ends of the lanes.
     pub mesh: ShardMesh,
 }
@@ -134,7 +136,8 @@ fn begin(config: ShardConfig, listener: OwnedFd) -> io::Result<Driver> {
         .map_err(|error| io::Error::new(error.kind(), format!("cannot register the receive buffers: {error}")))?;
     let wants_peers = config.engine.limits.connections_per_address_max != 0;
     let engine = Engine::new(config.shard, config.engine, config.verify, clock::now());
-    let mut driver = Driver::new(engine, ring, buffers, config.mesh, Acceptor::new(listener, wants_peers));
+    let acceptor = Acceptor::new(listener, wants_peers);
+    let mut driver = Driver::new(engine, ring, buffers, config.mesh, acceptor, config.rest);
     driver.hear_bell();
     Ok(driver)
 }

@@ -21,6 +21,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 
+/// How often a shard on its way to sleep gives freed memory back.
+const REST_EVERY_US: u64 = 1_000_000;
 /// The most completions that one turn handles: some hundred microseconds of work, the latency of everything else.
 const COMPLETIONS_PER_TURN_MAX: usize = 512;
 
@@ -61,6 +63,9 @@ pub(crate) struct Driver {
     pub(crate) held: VecDeque<Completion>,
     pub(crate) reads_paused: bool,
     drained: bool,
+    /// Gives freed memory back to the system; called on the way to sleep, about once a second.
+    rest: fn(),
+    rested_us: u64,
     awake_since_us: Option<u64>,
     // Emptied each turn; kept for their memory.
     completions: Vec<Completion>,
@@ -70,7 +75,14 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// A driver that has not turned yet.
-    pub(crate) fn new(engine: Engine, ring: DataRing, buffers: Buffers, mesh: ShardMesh, acceptor: Acceptor) -> Driver {
+    pub(crate) fn new(
+        engine: Engine,
+        ring: DataRing,
+        buffers: Buffers,
+        mesh: ShardMesh,
+        acceptor: Acceptor,
+        rest: fn(),
+    ) -> Driver {
         Driver {
             engine,
             ring,
@@ -83,6 +95,8 @@ impl Driver {
             held: VecDeque::new(),
             reads_paused: false,
             drained: false,
+            rest,
+            rested_us: 0,
             awake_since_us: None,
             completions: Vec::new(),
             inbox: Vec::new(),
@@ -233,6 +247,10 @@ impl Driver {
             let now_us = clock::now().mono_us;
             if let Some(since_us) = self.awake_since_us.take() {
                 self.engine.counters.driver.busy_us_total += now_us.saturating_sub(since_us);
+            }
+            if now_us - self.rested_us >= REST_EVERY_US {
+                self.rested_us = now_us;
+                (self.rest)();
             }
             if until_us > now_us {
                 self.ring.sleep(until_us - now_us)?;

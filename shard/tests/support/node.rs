@@ -64,6 +64,7 @@ impl Node {
                 Some(Identity { user, expires_ms: None, grants: None })
             });
             let handle = spawn(ShardConfig {
+                rest: || {},
                 shard: ShardId(number),
                 cpu: usize::from(number) % std::thread::available_parallelism().map_or(1, usize::from),
                 listen,
