@@ -347,7 +347,7 @@ impl Bridge {
     }
 
     fn store_reply(&mut self, now: Now, reply: StoreReply, effects: &mut Vec<BridgeEffect>) {
-        let ticket = shared::ticket_of(&reply);
+        let ticket = reply.ticket();
         let Some(asked) = self.shared.take_ticket(ticket) else { return };
         match asked {
             Asked::Append(places) => {

@@ -112,3 +112,34 @@ pub enum StoreReply {
     /// Unknown outcome. `retry_after_ms` is the store's guess.
     Failed { ticket: Ticket, retry_after_ms: u32 },
 }
+
+impl StoreRequest {
+    /// Pairs the request with its reply.
+    #[must_use]
+    pub fn ticket(&self) -> Ticket {
+        match self {
+            StoreRequest::Append { ticket, .. }
+            | StoreRequest::Page { ticket, .. }
+            | StoreRequest::ReadRoom { ticket, .. }
+            | StoreRequest::AdvanceGen { ticket, .. }
+            | StoreRequest::SetBase { ticket, .. }
+            | StoreRequest::Void { ticket, .. }
+            | StoreRequest::Receipt { ticket, .. } => *ticket,
+        }
+    }
+}
+
+impl StoreReply {
+    /// Pairs the reply with its request.
+    #[must_use]
+    pub fn ticket(&self) -> Ticket {
+        match self {
+            StoreReply::Appended { ticket }
+            | StoreReply::Page { ticket, .. }
+            | StoreReply::Room { ticket, .. }
+            | StoreReply::Compared { ticket, .. }
+            | StoreReply::Receipt { ticket, .. }
+            | StoreReply::Failed { ticket, .. } => *ticket,
+        }
+    }
+}

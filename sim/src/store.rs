@@ -5,7 +5,7 @@ use crate::Plant;
 use crate::random::Random;
 use roomwire_engine::names::RoomId;
 use roomwire_engine::store::memory::MemoryStore;
-use roomwire_engine::store::{From, ReadRow, StoreReply, StoreRequest, Ticket};
+use roomwire_engine::store::{From, ReadRow, StoreReply, StoreRequest};
 use roomwire_wire::id::MessagePlace;
 
 /// How the store behaves for a while.
@@ -60,7 +60,7 @@ impl SimStore {
             Mode::Well => self.waiting.push((now_ms + random.below(4), request)),
             Mode::Slow => self.waiting.push((now_ms + random.below(4_000), request)),
             Mode::Refusing => {
-                self.replies.push(StoreReply::Failed { ticket: ticket(&request), retry_after_ms: 200 });
+                self.replies.push(StoreReply::Failed { ticket: request.ticket(), retry_after_ms: 200 });
                 match random.below(4) {
                     0 => drop(self.durable.handle(request)),
                     1 => self.late.push((now_ms + random.below(3_000), request)),
@@ -131,17 +131,5 @@ impl SimStore {
             StoreReply::Room { meta, .. } => meta.voids.len(),
             other => unreachable!("a room is answered with a room, not {other:?}"),
         }
-    }
-}
-
-fn ticket(request: &StoreRequest) -> Ticket {
-    match request {
-        StoreRequest::Append { ticket, .. }
-        | StoreRequest::Page { ticket, .. }
-        | StoreRequest::ReadRoom { ticket, .. }
-        | StoreRequest::AdvanceGen { ticket, .. }
-        | StoreRequest::SetBase { ticket, .. }
-        | StoreRequest::Void { ticket, .. }
-        | StoreRequest::Receipt { ticket, .. } => *ticket,
     }
 }

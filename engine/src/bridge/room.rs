@@ -8,7 +8,7 @@ use super::init::Init;
 use super::receipt;
 use super::receiver::Receiver;
 use super::recent::Recent;
-use super::shared::{Asked, Purpose, ReceiptAsked, Shared, Turn, hint_ms, ticket_of};
+use super::shared::{Asked, Purpose, ReceiptAsked, Shared, Turn, hint_ms};
 use super::void::VoidRun;
 use super::writer::Writer;
 use super::{BridgeEffect, USER_ROOM_IDLE_MS};
@@ -211,7 +211,7 @@ impl Room {
     }
 
     pub(super) fn store_reply(&mut self, turn: &mut Turn<'_>, purpose: Purpose, reply: StoreReply) {
-        if self.latest_read(purpose).is_some_and(|latest| *latest != ticket_of(&reply)) {
+        if self.latest_read(purpose).is_some_and(|latest| *latest != reply.ticket()) {
             return;
         }
         match purpose {

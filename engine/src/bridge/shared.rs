@@ -352,14 +352,3 @@ pub(super) fn hint_ms(reply: &StoreReply) -> u32 {
         _ => 0,
     }
 }
-
-pub(super) fn ticket_of(reply: &StoreReply) -> Ticket {
-    match reply {
-        StoreReply::Appended { ticket }
-        | StoreReply::Page { ticket, .. }
-        | StoreReply::Room { ticket, .. }
-        | StoreReply::Compared { ticket, .. }
-        | StoreReply::Receipt { ticket, .. }
-        | StoreReply::Failed { ticket, .. } => *ticket,
-    }
-}

@@ -278,15 +278,7 @@ impl World {
         if matches!(request, StoreRequest::Page { .. }) {
             self.reads += 1;
         }
-        let ticket = match &request {
-            StoreRequest::Append { ticket, .. }
-            | StoreRequest::Page { ticket, .. }
-            | StoreRequest::ReadRoom { ticket, .. }
-            | StoreRequest::AdvanceGen { ticket, .. }
-            | StoreRequest::SetBase { ticket, .. }
-            | StoreRequest::Void { ticket, .. }
-            | StoreRequest::Receipt { ticket, .. } => *ticket,
-        };
+        let ticket = request.ticket();
         let fails = match self.mood {
             Mood::Well => false,
             Mood::RefusesWrites | Mood::LosesReplies => is_write(&request),

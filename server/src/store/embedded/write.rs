@@ -176,14 +176,14 @@ impl Writer {
         }
         self.waiting.fetch_sub(requests.len() as u64, Ordering::Relaxed);
         if let Some(retry_after_ms) = self.refusal() {
-            self.refuse(requests.drain(..).map(|(_, request)| ticket(&request)), retry_after_ms);
+            self.refuse(requests.drain(..).map(|(_, request)| request.ticket()), retry_after_ms);
             return;
         }
         let Some(tables) = self.tables.clone() else { return };
         let started = Instant::now();
         let mut group = Group::new(&tables);
         for (arrived, request) in requests.drain(..) {
-            let ticket = ticket(&request);
+            let ticket = request.ticket();
             // `Failed` means unknown outcome: what of the request is in the batch already may stay there.
             let reply = group.apply(request).unwrap_or_else(|error| {
                 tracing::error!(%error, "the store could not be read");
@@ -206,7 +206,7 @@ impl Writer {
                 }
                 self.outbox.wake();
             }
-            Err(()) => self.refuse(replies.iter().map(|(_, reply)| reply_ticket(reply)), RETRY_MS),
+            Err(()) => self.refuse(replies.iter().map(|(_, reply)| reply.ticket()), RETRY_MS),
         }
     }
 
@@ -533,29 +533,6 @@ impl<'a> Group<'a> {
             found |= *key == *wanted;
         }
         Ok(found)
-    }
-}
-
-fn ticket(request: &StoreRequest) -> Ticket {
-    match request {
-        StoreRequest::Append { ticket, .. }
-        | StoreRequest::Page { ticket, .. }
-        | StoreRequest::ReadRoom { ticket, .. }
-        | StoreRequest::AdvanceGen { ticket, .. }
-        | StoreRequest::SetBase { ticket, .. }
-        | StoreRequest::Void { ticket, .. }
-        | StoreRequest::Receipt { ticket, .. } => *ticket,
-    }
-}
-
-fn reply_ticket(reply: &StoreReply) -> Ticket {
-    match reply {
-        StoreReply::Appended { ticket }
-        | StoreReply::Page { ticket, .. }
-        | StoreReply::Room { ticket, .. }
-        | StoreReply::Compared { ticket, .. }
-        | StoreReply::Receipt { ticket, .. }
-        | StoreReply::Failed { ticket, .. } => *ticket,
     }
 }
 
