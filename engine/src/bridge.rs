@@ -183,7 +183,7 @@ impl Bridge {
             BridgeEvent::Shard(message) => self.shard(now, message, effects),
             BridgeEvent::Call { call, what } => self.call(now, call, what, effects),
             BridgeEvent::BusReply(reply) => {
-                self.at(now, &room_of_reply(&reply).clone(), effects, |room, turn| room.bus_reply(turn, reply));
+                self.at(now, &reply.room().clone(), effects, |room, turn| room.bus_reply(turn, reply));
             }
             BridgeEvent::BusEvent(event) => self.bus_event(now, event, effects),
             BridgeEvent::Store(reply) => self.store_reply(now, reply, effects),
@@ -407,21 +407,5 @@ impl Bridge {
             self.drain.finished = true;
             effects.push(BridgeEffect::Finished);
         }
-    }
-}
-
-fn room_of_reply(reply: &BusReply) -> &RoomId {
-    match reply {
-        BusReply::Sequenced { room, .. }
-        | BusReply::Published { room, .. }
-        | BusReply::Voiding { room, .. }
-        | BusReply::Voided { room, .. }
-        | BusReply::Head { room, .. }
-        | BusReply::Begun { room, .. }
-        | BusReply::Finished { room, .. }
-        | BusReply::Retired { room }
-        | BusReply::Subscribed { room }
-        | BusReply::NeedInit { room }
-        | BusReply::Failed { room, .. } => room,
     }
 }

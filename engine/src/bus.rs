@@ -226,3 +226,43 @@ pub enum BusEvent {
     /// The subscription was lost and made again: look at the head of every room.
     Lost,
 }
+
+impl BusRequest {
+    /// The room that the request names.
+    #[must_use]
+    pub fn room(&self) -> &RoomId {
+        match self {
+            BusRequest::Sequence { room, .. }
+            | BusRequest::Publish { room, .. }
+            | BusRequest::Void1 { room, .. }
+            | BusRequest::Void2 { room, .. }
+            | BusRequest::Head { room }
+            | BusRequest::Begin { room, .. }
+            | BusRequest::Finish { room, .. }
+            | BusRequest::Retire { room, .. }
+            | BusRequest::Subscribe { room }
+            | BusRequest::Unsubscribe { room }
+            | BusRequest::Ephemeral { room, .. } => room,
+        }
+    }
+}
+
+impl BusReply {
+    /// The room that the reply is for.
+    #[must_use]
+    pub fn room(&self) -> &RoomId {
+        match self {
+            BusReply::Sequenced { room, .. }
+            | BusReply::Published { room, .. }
+            | BusReply::Voiding { room, .. }
+            | BusReply::Voided { room, .. }
+            | BusReply::Head { room, .. }
+            | BusReply::Begun { room, .. }
+            | BusReply::Finished { room, .. }
+            | BusReply::Retired { room }
+            | BusReply::Subscribed { room }
+            | BusReply::NeedInit { room }
+            | BusReply::Failed { room, .. } => room,
+        }
+    }
+}

@@ -157,7 +157,7 @@ impl LocalBus {
 
     /// Runs one script on one room.
     fn script(&mut self, now: Now, request: BusRequest, events: &mut Vec<BusEvent>) -> BusReply {
-        let id = room_of(&request).clone();
+        let id = request.room().clone();
         let begins = matches!(request, BusRequest::Begin { .. });
         if begins && !self.rooms.contains_key(&id) {
             self.rooms.insert(id.clone(), Room::default());
@@ -194,22 +194,6 @@ impl LocalBus {
                 self.clock.push_back(id);
             }
         }
-    }
-}
-
-fn room_of(request: &BusRequest) -> &RoomId {
-    match request {
-        BusRequest::Sequence { room, .. }
-        | BusRequest::Publish { room, .. }
-        | BusRequest::Void1 { room, .. }
-        | BusRequest::Void2 { room, .. }
-        | BusRequest::Head { room }
-        | BusRequest::Begin { room, .. }
-        | BusRequest::Finish { room, .. }
-        | BusRequest::Retire { room, .. }
-        | BusRequest::Subscribe { room }
-        | BusRequest::Unsubscribe { room }
-        | BusRequest::Ephemeral { room, .. } => room,
     }
 }
 

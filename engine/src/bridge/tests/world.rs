@@ -218,28 +218,19 @@ impl World {
 
     fn bus(&mut self, node: usize, request: BusRequest) {
         let fails = self.bus_fails.is_some_and(|fails| fails(&request));
-        let room = match &request {
+        match &request {
             BusRequest::Subscribe { room } => {
                 self.nodes[node].subscribed.insert(room.clone());
-                room.clone()
             }
             BusRequest::Unsubscribe { room } => {
                 self.nodes[node].subscribed.remove(room);
                 if self.nodes.iter().any(|other| other.subscribed.contains(room)) {
                     return;
                 }
-                room.clone()
             }
-            BusRequest::Sequence { room, .. }
-            | BusRequest::Publish { room, .. }
-            | BusRequest::Void1 { room, .. }
-            | BusRequest::Void2 { room, .. }
-            | BusRequest::Head { room }
-            | BusRequest::Begin { room, .. }
-            | BusRequest::Finish { room, .. }
-            | BusRequest::Retire { room, .. }
-            | BusRequest::Ephemeral { room, .. } => room.clone(),
-        };
+            _ => {}
+        }
+        let room = request.room().clone();
         let failed = BusReply::Failed { room, retry_after_ms: 10 };
         if fails && !self.bus_fails_after {
             self.event_at(node, BridgeEvent::BusReply(failed));
