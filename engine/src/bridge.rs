@@ -51,6 +51,8 @@ pub struct BridgeConfig {
     pub node: Arc<str>,
     /// Differs at each start; also seeds everything random.
     pub boot: u64,
+    /// Other nodes share the bus.
+    pub cluster: bool,
     /// The most publishes under way; beyond, they are refused with `unavailable`.
     pub publishes_max: u32,
     /// The most milliseconds that a publish waits for the store before it is refused; it may still appear later, once.

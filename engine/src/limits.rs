@@ -75,6 +75,8 @@ pub struct EngineConfig {
     pub node: Arc<str>,
     /// How many shards the node has.
     pub shards: u16,
+    /// Other nodes share the bus: presence, rosters and ephemeral events go to the bridge as well.
+    pub cluster: bool,
     /// Answer each message with itself, and nothing else: for conformance runs.
     pub echo: bool,
     /// Exact origins that may connect; `*` allows all.

@@ -61,6 +61,7 @@ fn engine() -> Engine {
         presence_grace_ms: 5_000,
         node: Arc::from("n"),
         shards: 1,
+        cluster: false,
         echo: false,
         allowed_origins: Arc::from([String::from("*")]),
         reject_by_http: false,

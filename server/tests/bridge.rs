@@ -41,6 +41,7 @@ fn try_start(directory: &Path, boot: u64) -> Result<BridgeHandle, StartError> {
             shards: 0,
             node: Arc::from("n1"),
             boot,
+            cluster: false,
             publishes_max: 100,
             publish_ms_max: 5_000,
             page_bytes_max: 1 << 20,

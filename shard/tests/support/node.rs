@@ -79,6 +79,7 @@ impl Node {
                     presence_grace_ms: 100,
                     node: Arc::from("test"),
                     shards: setting.shards,
+                    cluster: false,
                     echo: setting.echo,
                     allowed_origins: Arc::from([String::from("*")]),
                     reject_by_http: false,

@@ -63,6 +63,7 @@ pub(super) fn config(boot: u64) -> BridgeConfig {
         shards: SHARDS,
         node: Arc::from("n1"),
         boot,
+        cluster: false,
         publishes_max: 10_000,
         publish_ms_max: 5_000,
         page_bytes_max: 64 * 1024,

@@ -68,6 +68,7 @@ pub(super) fn config(limits: Limits, shards: u16) -> EngineConfig {
         presence_grace_ms: 5_000,
         node: Arc::from("n1"),
         shards,
+        cluster: false,
         echo: false,
         allowed_origins: Arc::from([String::from("*")]),
         reject_by_http: false,
