@@ -35,7 +35,7 @@ pub enum Kind {
 /// One key.
 #[derive(Clone, Debug)]
 pub struct Key {
-    /// `section.name`, or `name`.
+    /// `section.name`, `section.inner.name`, or `name`.
     pub path: String,
     /// What its value must be.
     pub kind: Kind,
@@ -56,7 +56,7 @@ impl Key {
 /// A section's name and text.
 #[derive(Clone, Debug)]
 pub struct Section {
-    /// `listen`, ...; empty for the keys outside any section.
+    /// `listen`, `bus.redis`, ...; empty for the keys outside any section.
     pub name: String,
     /// What it is about.
     pub text: String,
@@ -89,22 +89,23 @@ fn catalogue() -> &'static (Vec<Key>, Vec<Section>) {
         let defaults = Value::try_from(Config::default()).unwrap_or_else(|_| Value::Table(toml::Table::new()));
         let mut keys = Vec::new();
         let mut sections = vec![Section { name: String::new(), text: "Keys outside any section".to_owned() }];
-        let properties = |schema: &Json| schema["properties"].as_object().cloned().unwrap_or_default();
-        for (name, property) in properties(&schema) {
-            if property["properties"].is_object() {
-                sections.push(Section { text: text_of(&property), name });
-            } else {
-                keys.push(key_of(&name, &property, defaults.get(&name)));
-            }
-        }
-        for section in sections.iter().skip(1) {
-            for (name, property) in properties(&schema["properties"][&section.name]) {
-                let default = defaults.get(&section.name).and_then(|section| section.get(&name));
-                keys.push(key_of(&format!("{}.{name}", section.name), &property, default));
-            }
-        }
+        collect(&schema, "", Some(&defaults), &mut keys, &mut sections);
         (keys, sections)
     })
+}
+
+/// The keys and sections of one section: its own keys, then each section inside it.
+fn collect(schema: &Json, section: &str, defaults: Option<&Value>, keys: &mut Vec<Key>, sections: &mut Vec<Section>) {
+    let properties = schema["properties"].as_object().cloned().unwrap_or_default();
+    let (inner, own): (Vec<_>, Vec<_>) =
+        properties.iter().partition(|(_, property)| property["properties"].is_object());
+    let path = |name: &str| if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
+    let default = |name: &str| defaults.and_then(|defaults| defaults.get(name));
+    keys.extend(own.into_iter().map(|(name, property)| key_of(&path(name), property, default(name))));
+    for (name, property) in inner {
+        sections.push(Section { name: path(name), text: text_of(property) });
+        collect(property, &path(name), default(name), keys, sections);
+    }
 }
 
 /// A doc comment as one line: the generator keeps its line breaks.

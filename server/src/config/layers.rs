@@ -137,16 +137,16 @@ impl Layers {
     pub fn table(&self) -> toml::Table {
         let mut table = toml::Table::new();
         for (path, entry) in &self.entries {
-            match path.split_once('.') {
-                None => {
-                    table.insert((*path).to_owned(), entry.value.clone());
+            let mut place = &mut table;
+            let mut parts = path.split('.').peekable();
+            while let Some(part) = parts.next() {
+                if parts.peek().is_none() {
+                    place.insert(part.to_owned(), entry.value.clone());
+                    break;
                 }
-                Some((section, name)) => {
-                    let section = table.entry(section).or_insert_with(|| Value::Table(toml::Table::new()));
-                    if let Value::Table(section) = section {
-                        section.insert(name.to_owned(), entry.value.clone());
-                    }
-                }
+                let inner = place.entry(part).or_insert_with(|| Value::Table(toml::Table::new()));
+                let Value::Table(inner) = inner else { break };
+                place = inner;
             }
         }
         table
@@ -265,24 +265,24 @@ struct Found {
 /// Every key of a file outside and inside its sections.
 fn leaves(spans: &DeTable<'_>, values: &toml::Table) -> Vec<Found> {
     let mut found = Vec::new();
+    leaves_of("", spans, values, &mut found);
+    found
+}
+
+fn leaves_of(section: &str, spans: &DeTable<'_>, values: &toml::Table, found: &mut Vec<Found>) {
     for (name, span) in spans.iter() {
         let offset = name.span().start;
         let name: &str = name.get_ref();
         let Some(value) = values.get(name) else { continue };
-        let is_section = keys::sections().iter().any(|section| section.name == name && !name.is_empty());
+        let path = if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
+        let is_section = keys::sections().iter().any(|section| section.name == path);
         match (span.get_ref(), value) {
             (DeValue::Table(inner), Value::Table(inner_values)) if is_section => {
-                for (inner_name, _) in inner.iter() {
-                    let text: &str = inner_name.get_ref();
-                    let Some(value) = inner_values.get(text).cloned() else { continue };
-                    let path = format!("{name}.{text}");
-                    found.push(Found { path, value, offset: inner_name.span().start, section_misused: false });
-                }
+                leaves_of(&path, inner, inner_values, found);
             }
-            _ => found.push(Found { path: name.to_owned(), value: value.clone(), offset, section_misused: is_section }),
+            _ => found.push(Found { path, value: value.clone(), offset, section_misused: is_section }),
         }
     }
-    found
 }
 
 /// The environment, sorted by what it is to us.
