@@ -14,6 +14,7 @@
 //!
 //! Hash maps here are never walked where order could show, so the same events give the same effects.
 
+mod cluster;
 mod history;
 mod init;
 mod receipt;
@@ -29,11 +30,14 @@ mod tests;
 
 use crate::Now;
 use crate::bus::{BusEvent, BusReply, BusRequest};
+use crate::cluster::{ClusterEvent, ClusterReply, ClusterRequest};
 use crate::mesh::{Asker, HistoryAsk, ToBridge, ToShard};
 use crate::names::{RoomId, ShardId, User, UserId, home};
 use crate::stats::ShardStats;
 use crate::store::{ReadRow, StoreReply, StoreRequest};
 use bytes::Bytes;
+pub use cluster::ClusterStats;
+use cluster::{Cluster, Out, RosterAsk};
 use hashbrown::HashMap;
 use hdrhistogram::Histogram;
 use room::Room;
@@ -79,6 +83,10 @@ pub enum BridgeEvent {
     BusReply(BusReply),
     /// The bus told.
     BusEvent(BusEvent),
+    /// The shared bus answered, on who is where.
+    ClusterReply(ClusterReply),
+    /// The shared bus told, on who is where.
+    ClusterEvent(ClusterEvent),
     /// The store answered.
     Store(StoreReply),
     /// Time passed: call it when `next_tick` is due.
@@ -105,12 +113,37 @@ pub enum Call {
 #[derive(Debug)]
 #[allow(missing_docs, reason = "each is one route of docs/protocol.md, HTTP")]
 pub enum Answer {
-    Published { message_id: Arc<str>, seq: u64, epoch: u64, timestamp: u64 },
-    History { rows: Vec<ReadRow>, seq: u64, epoch: u64, complete: bool, more: bool },
-    Members { count: u64, users: Vec<User> },
-    Presence { online: bool, connections: u32 },
+    Published {
+        message_id: Arc<str>,
+        seq: u64,
+        epoch: u64,
+        timestamp: u64,
+    },
+    History {
+        rows: Vec<ReadRow>,
+        seq: u64,
+        epoch: u64,
+        complete: bool,
+        more: bool,
+    },
+    /// Without `complete` the other nodes could not be asked.
+    Members {
+        count: u64,
+        users: Vec<User>,
+        complete: bool,
+    },
+    Presence {
+        online: bool,
+        connections: u32,
+        nodes: Vec<Arc<str>>,
+        complete: bool,
+    },
     Disconnected,
-    Refused { code: ErrorCode, message: &'static str, retry_after_ms: Option<u32> },
+    Refused {
+        code: ErrorCode,
+        message: &'static str,
+        retry_after_ms: Option<u32>,
+    },
 }
 
 /// What the driver has to do, in order.
@@ -119,6 +152,8 @@ pub enum Answer {
 pub enum BridgeEffect {
     Shard(ShardId, ToShard),
     Bus(BusRequest),
+    /// To the shared bus; a node on its own has none.
+    Cluster(ClusterRequest),
     Store(StoreRequest),
     Answer {
         call: u64,
@@ -126,6 +161,11 @@ pub enum BridgeEffect {
     },
     /// A shard's figures came in.
     Stats(ShardId, Box<ShardStats>),
+    /// Another process has taken this node's id: this one must end.
+    Evicted {
+        /// Who, in words.
+        by: Arc<str>,
+    },
     /// Every shard is drained and nothing is under way: the process may end.
     Finished,
 }
@@ -160,6 +200,8 @@ pub const RECENT_BYTES_TOTAL_MAX: usize = 256 << 20;
 pub struct Bridge {
     rooms: HashMap<RoomId, Room>,
     shared: Shared,
+    /// `None` on a node of its own.
+    cluster: Option<Box<Cluster>>,
     drain: Drain,
 }
 
@@ -175,7 +217,8 @@ impl Bridge {
     /// A bridge that knows no room yet.
     #[must_use]
     pub fn new(config: BridgeConfig) -> Bridge {
-        Bridge { rooms: HashMap::new(), shared: Shared::new(config), drain: Drain::default() }
+        let cluster = config.cluster.then(|| Box::new(Cluster::new(&config)));
+        Bridge { rooms: HashMap::new(), shared: Shared::new(config), cluster, drain: Drain::default() }
     }
 
     /// Takes one event; effects are appended in the order in which they must be carried out. `Sequence` and `Append`
@@ -188,6 +231,12 @@ impl Bridge {
                 self.at(now, &reply.room().clone(), effects, |room, turn| room.bus_reply(turn, reply));
             }
             BridgeEvent::BusEvent(event) => self.bus_event(now, event, effects),
+            BridgeEvent::ClusterReply(reply) => {
+                self.with_cluster(now, effects, |cluster, out| cluster.reply(out, reply));
+            }
+            BridgeEvent::ClusterEvent(event) => {
+                self.with_cluster(now, effects, |cluster, out| cluster.event(out, event));
+            }
             BridgeEvent::Store(reply) => self.store_reply(now, reply, effects),
             BridgeEvent::Tick => self.tick(now, effects),
             BridgeEvent::Drain { window_ms } => {
@@ -211,12 +260,32 @@ impl Bridge {
         for id in &dirty {
             self.at(now, id, effects, Room::flush_publish);
         }
+        self.with_cluster(now, effects, Cluster::flush);
+    }
+
+    fn with_cluster(
+        &mut self,
+        now: Now,
+        effects: &mut Vec<BridgeEffect>,
+        act: impl FnOnce(&mut Cluster, &mut Out<'_>),
+    ) {
+        if let Some(cluster) = &mut self.cluster {
+            let mut out = Out::new(now, effects, self.shared.config.shards);
+            act(cluster, &mut out);
+        }
     }
 
     /// When [`BridgeEvent::Tick`] is due, in ms of CLOCK_MONOTONIC; `None` while nothing waits.
     #[must_use]
     pub fn next_tick_ms(&self) -> Option<u64> {
-        self.shared.next_tick_ms()
+        let cluster = self.cluster.as_ref().and_then(|cluster| cluster.next_tick_ms());
+        [self.shared.next_tick_ms(), cluster].into_iter().flatten().min()
+    }
+
+    /// The cluster's figures; `None` on a node of its own.
+    #[must_use]
+    pub fn cluster_stats(&self) -> Option<&ClusterStats> {
+        self.cluster.as_ref().map(|cluster| &cluster.stats)
     }
 
     /// The figures.
@@ -283,11 +352,35 @@ impl Bridge {
             ToBridge::Unsubscribe { room, shard } => {
                 self.at(now, &room, effects, |room, turn| room.unsubscribe(turn, shard));
             }
-            ToBridge::MembersAnswer { call, count, users } => {
-                effects.push(BridgeEffect::Answer { call, answer: Answer::Members { count, users } });
+            ToBridge::MembersAnswer { room, asker, count, users } => {
+                if let (Asker::Http(call), None) = (asker, &self.cluster) {
+                    let answer = Answer::Members { count, users, complete: true };
+                    effects.push(BridgeEffect::Answer { call, answer });
+                } else {
+                    let here = RosterAsk { asker, count, users };
+                    self.with_cluster(now, effects, |cluster, out| cluster.ask_roster(out, &room, here));
+                }
             }
-            ToBridge::UserAnswer { call, online, connections } => {
-                effects.push(BridgeEffect::Answer { call, answer: Answer::Presence { online, connections } });
+            ToBridge::UserAnswer { call, user, online, connections } => match &mut self.cluster {
+                None => {
+                    let nodes = online.then(|| self.shared.config.node.clone()).into_iter().collect();
+                    let answer = Answer::Presence { online, connections, nodes, complete: true };
+                    effects.push(BridgeEffect::Answer { call, answer });
+                }
+                Some(_) => self.with_cluster(now, effects, |cluster, out| {
+                    cluster.ask_user(out, call, user, online, connections);
+                }),
+            },
+            ToBridge::UserChanged { user, online } => {
+                self.with_cluster(now, effects, |cluster, out| cluster.user_changed(out, user, online));
+            }
+            ToBridge::Watch { user } => self.with_cluster(now, effects, |cluster, out| cluster.watch(out, user)),
+            ToBridge::Unwatch { user } => self.with_cluster(now, effects, |cluster, _| cluster.unwatch(&user)),
+            ToBridge::RosterChange { room, change } => {
+                self.with_cluster(now, effects, |cluster, out| cluster.roster_change(out, room, change));
+            }
+            ToBridge::Announced { part, .. } => {
+                self.with_cluster(now, effects, |cluster, out| cluster.announced(out, *part));
             }
             ToBridge::Stats { shard, stats } => effects.push(BridgeEffect::Stats(shard, stats)),
             ToBridge::Drained { shard } => {
@@ -337,6 +430,7 @@ impl Bridge {
         let id = match &event {
             BusEvent::Message { room, .. } | BusEvent::Ephemeral { room, .. } | BusEvent::Control { room, .. } => room,
             BusEvent::Lost => {
+                self.with_cluster(now, effects, |cluster, out| cluster.lost(out));
                 let mut all: Vec<RoomId> = self.rooms.keys().cloned().collect();
                 all.sort();
                 for id in all {

@@ -6,6 +6,7 @@
 
 pub mod bridge;
 pub mod bus;
+pub mod cluster;
 pub mod limits;
 pub mod mesh;
 pub mod names;

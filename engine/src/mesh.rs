@@ -8,6 +8,7 @@
 //! The *home* shard of a room ([`crate::names::home`]) keeps its membership over all shards; the home shard of a user
 //! keeps the user's presence. The bridge keeps which shards have members of a room.
 
+use crate::cluster::MemberChange;
 use crate::names::{ConnectionRef, RoomId, ShardId, User, UserId};
 use crate::stats::ShardStats;
 use bytes::Bytes;
@@ -65,6 +66,39 @@ pub struct NextPage {
     pub left: u32,
     /// Whether nothing was missing so far.
     pub complete: bool,
+}
+
+/// What a home tells the bus again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announce {
+    /// Its users who are here.
+    Users,
+    /// The rosters of its rooms.
+    Rosters,
+}
+
+/// Where a walk through a home's table stands: a slot, and a place in its roster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WalkPlace {
+    /// The slot.
+    pub slot: u32,
+    /// The place.
+    pub at: u32,
+}
+
+/// One part of a walk through a home's table.
+#[derive(Clone, Debug)]
+pub struct Announced {
+    /// Of what.
+    pub what: Announce,
+    /// Users who are here.
+    pub users: Vec<UserId>,
+    /// Rooms with some of their users here.
+    pub rosters: Vec<(RoomId, Vec<User>)>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<WalkPlace>,
+    /// How many slots the table has.
+    pub slots: u32,
 }
 
 /// To a shard.
@@ -177,6 +211,8 @@ pub enum ToShard {
         to: ConnectionRef,
         /// The room.
         room: RoomId,
+        /// In a cluster: the joiner's own `user_joined`, which does not wait for the other nodes.
+        joined: Option<Bytes>,
     },
     /// To the room's home: a connection left or died.
     Leave {
@@ -193,6 +229,38 @@ pub enum ToShard {
         room: RoomId,
         /// The client-visible JSON.
         payload: Bytes,
+    },
+    /// To a shard with members: `user_joined` for all but that user's own connections.
+    EventBut {
+        /// The room.
+        room: RoomId,
+        /// Who has heard it already.
+        user: UserId,
+        /// The client-visible JSON.
+        payload: Bytes,
+    },
+    /// To the room's home, from the bridge: all nodes know of it, tell the members here.
+    RosterChanged {
+        /// The room.
+        room: RoomId,
+        /// Who came or went.
+        user: User,
+        /// Came.
+        joined: bool,
+    },
+    /// To the room's home, from the bridge: the count of a large room over all nodes, for its members here.
+    RosterCounted {
+        /// The room.
+        room: RoomId,
+        /// Users.
+        count: u64,
+    },
+    /// To every shard, from the bridge: tell a part of what you are home of, for the bus. Answered with `Announced`.
+    Announce {
+        /// Of what.
+        what: Announce,
+        /// From there on; all from the start.
+        from: WalkPlace,
     },
     /// To the room's home: who is there? Answered with `MembersAnswer`, or `ToBridge::MembersAnswer`.
     AskMembers {
@@ -258,6 +326,14 @@ pub enum ToShard {
         online: bool,
         /// Unix ms.
         timestamp: u64,
+    },
+    /// To the user's home, from the bridge: whether the user is online elsewhere. The answer to `ToBridge::Watch`, and
+    /// then each change.
+    UserElsewhere {
+        /// The user.
+        user: UserId,
+        /// Online on another node.
+        online: bool,
     },
     /// To the user's home, from the bridge: is the user here? Answered with `ToBridge::UserAnswer`.
     AskUser {
@@ -330,19 +406,57 @@ pub enum ToBridge {
         /// The shard.
         shard: ShardId,
     },
-    /// The answer for the HTTP API.
+    /// Who is in a room here: for the HTTP API, or in a cluster for a connection as well, which then gets
+    /// `ToShard::MembersAnswer`.
     MembersAnswer {
-        /// The call.
-        call: u64,
+        /// The room.
+        room: RoomId,
+        /// Who asked.
+        asker: Asker,
         /// How many users.
         count: u64,
         /// The first 100 of them.
         users: Vec<User>,
     },
+    // In a cluster only, from homes.
+    /// A user came here, or went after the grace; where watched, a going is answered with `UserElsewhere`.
+    UserChanged {
+        /// The user.
+        user: UserId,
+        /// Came.
+        online: bool,
+    },
+    /// Somebody here watches a user who is not here. Answered with `UserElsewhere`.
+    Watch {
+        /// The user.
+        user: UserId,
+    },
+    /// Nobody here watches any more.
+    Unwatch {
+        /// The user.
+        user: UserId,
+    },
+    /// A user's first connection here entered a room, or the last one left it. Answered with `RosterChanged` or
+    /// `RosterCounted` where it changes who is in the room on all nodes.
+    RosterChange {
+        /// The room.
+        room: RoomId,
+        /// What.
+        change: MemberChange,
+    },
+    /// The answer to `Announce`.
+    Announced {
+        /// The shard.
+        shard: ShardId,
+        /// What.
+        part: Box<Announced>,
+    },
     /// The answer for the HTTP API.
     UserAnswer {
         /// The call.
         call: u64,
+        /// The user.
+        user: UserId,
         /// The user is online.
         online: bool,
         /// Connections on this node.

@@ -4,10 +4,11 @@
 //! turn. Effects gather in [`Engine::effects`] until the driver has carried them out.
 //!
 //! By subject: `handshake`, `frames`, `commands` take what clients send; `rooms`, `users`, `history` are what this
-//! shard keeps of its own connections; `members` and `presence` are what it keeps as a *home* for all shards;
+//! shard keeps of its own connections; `members` and `presence` are what it keeps as a *home* for all shards, `announce` tells other nodes of it;
 //! `closing`, `drain`, `timers` are how connections end; `connection`, `outbox`, `wheel`, `rate`, `peers`, `slab` are
 //! the parts. What it never does: I/O, reading a clock, sending to itself through a lane.
 
+mod announce;
 mod closing;
 mod commands;
 mod connection;
@@ -32,7 +33,7 @@ mod tests;
 
 use crate::Now;
 use crate::limits::EngineConfig;
-use crate::mesh::{ToBridge, ToShard};
+use crate::mesh::{ToBridge, ToShard, WalkPlace};
 use crate::names::{ConnectionId, ConnectionRef, ShardId, User, home};
 use crate::stats::{Counters, latency_histogram};
 use bytes::Bytes;
@@ -161,6 +162,8 @@ pub struct Engine {
     graces_begun: u32,
     /// Large rooms of this home whose count changed since it was told.
     recounts: Vec<u32>,
+    /// Where the walk through a roster stopped that is longer than one part of the walk.
+    walk: WalkPlace,
     wheel: Wheel,
     /// Mesh messages that this shard sent to itself.
     own_mail: VecDeque<ToShard>,
@@ -225,6 +228,7 @@ impl Engine {
             graces: VecDeque::new(),
             graces_begun: 0,
             recounts: Vec::new(),
+            walk: WalkPlace::default(),
             wheel: Wheel::new(FIRST_TICK),
             own_mail: VecDeque::new(),
             random,
@@ -438,7 +442,11 @@ impl Engine {
             ToShard::Drain { window_ms } => self.drain(window_ms),
             ToShard::Join { room, user, from } => self.home_join(&room, &user, from),
             ToShard::Leave { room, user, from } => self.home_leave(&room, &user, from.shard),
-            ToShard::JoinAnswer { to, room } => self.join_answered(to.connection, &room),
+            ToShard::JoinAnswer { to, room, joined } => self.join_answered(to.connection, &room, joined.as_ref()),
+            ToShard::EventBut { room, user, payload } => self.event_but(&room, &user, &payload),
+            ToShard::RosterChanged { room, user, joined } => self.roster_changed(&room, &user, joined),
+            ToShard::RosterCounted { room, count } => self.roster_counted(&room, count),
+            ToShard::Announce { what, from } => self.announce(what, from),
             ToShard::AskMembers { room, asker } => self.home_members(&room, asker),
             ToShard::MembersAnswer { to, payload } => self.send_payload(to.connection, &payload, Kind::Kept),
             ToShard::UserUp { user, from } => self.home_user_up(&user, from),
@@ -451,6 +459,7 @@ impl Engine {
                 self.send(to.connection, &presence, Kind::Kept);
             }
             ToShard::PresenceChanged { user, online, timestamp } => self.presence_changed(&user, online, timestamp),
+            ToShard::UserElsewhere { user, online } => self.home_user_elsewhere(&user, online),
             ToShard::AskUser { user, call } => self.home_ask_user(&user, call),
         }
     }

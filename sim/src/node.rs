@@ -161,6 +161,8 @@ impl Node {
                     }
                     queue.extend(more.drain(..));
                 }
+                // The nodes here stand alone.
+                BridgeEffect::Cluster(_) | BridgeEffect::Evicted { .. } => {}
                 BridgeEffect::Answer { .. } | BridgeEffect::Stats(..) | BridgeEffect::Finished => {}
             }
         }

@@ -1,7 +1,9 @@
-//! A room's home: its membership over all shards of the node.
+//! A room's home: its membership over all shards of the node. In a cluster the bridge is told of each user's coming and
+//! going here, and says what of it the members are told.
 
 use super::Engine;
 use super::slab::{HashSeed, Named};
+use crate::cluster::MemberChange;
 use crate::mesh::{Asker, ToBridge, ToShard};
 use crate::names::{ConnectionRef, RoomId, ShardId, User};
 use bytes::Bytes;
@@ -62,6 +64,17 @@ pub(super) struct RoomHome {
     counted_ms: u64,
 }
 
+impl RoomHome {
+    pub(super) fn room(&self) -> &RoomId {
+        &self.room
+    }
+
+    /// The users from a place on, in the order in which a walk takes them.
+    pub(super) fn users_from(&self, at: u32) -> impl Iterator<Item = &User> {
+        self.roster.users.iter().skip(at as usize).map(|known| &known.user)
+    }
+}
+
 impl Named for RoomHome {
     fn name(&self) -> &str {
         &self.room
@@ -112,8 +125,8 @@ impl Roster {
         true
     }
 
-    /// Removes a connection; the user, if it was its last.
-    fn remove(&mut self, user: &str, seed: &HashSeed) -> Option<User> {
+    /// Removes a connection; the user, if it was its last, and the place that it left, which the last user now has.
+    fn remove(&mut self, user: &str, seed: &HashSeed) -> Option<(User, usize)> {
         let at = self.find(user, seed)?;
         self.users[at].connections -= 1;
         if self.users[at].connections > 0 {
@@ -129,7 +142,7 @@ impl Roster {
                 *position = at as u32;
             }
         }
-        Some(self.users.swap_remove(at).user)
+        Some((self.users.swap_remove(at).user, at))
     }
 }
 
@@ -143,18 +156,56 @@ impl Engine {
             recount: false,
             counted_ms: 0,
         });
+        let spans_nodes = self.spans_nodes(room);
         let Some(home) = self.room_homes.get_mut(slot) else { return };
         home.shards.add(from.shard);
+        let mut joined = None;
         if home.roster.add(user, &self.hash_seed) {
             let users = home.roster.users.len();
-            self.tell_of(slot, users, user, |user_id, username, room_id, timestamp| ServerMessage::UserJoined {
-                user_id,
-                username,
-                room_id,
-                timestamp,
-            });
+            if spans_nodes {
+                joined = self.own_joined(room, user, users);
+                self.report(room, user, true, users == 1);
+            } else {
+                self.tell_of(slot, users, user, joined_message);
+            }
         }
-        self.post(from.shard, ToShard::JoinAnswer { to: from, room: room.clone() });
+        self.post(from.shard, ToShard::JoinAnswer { to: from, room: room.clone(), joined });
+    }
+
+    /// Whether other nodes have a part in the room's roster. The room of a user is the user's alone.
+    pub(super) fn spans_nodes(&self, room: &str) -> bool {
+        self.config.cluster && !room.starts_with(USER_ROOM_PREFIX)
+    }
+
+    /// The joiner's own `user_joined`, unless the room is too large for any.
+    fn own_joined(&self, room: &RoomId, user: &User, users: usize) -> Option<Bytes> {
+        let limit = self.config.limits.join_events_members_max as usize;
+        (limit == 0 || users <= limit).then(|| json(&joined_message(&user.id, &user.name, room, self.now.unix_ms)))
+    }
+
+    /// Tells the bridge who came or went here: what that means on all nodes comes back as `roster_changed`.
+    fn report(&mut self, room: &RoomId, user: &User, joined: bool, edge: bool) {
+        let change = MemberChange { user: user.clone(), joined, edge, quiet: false };
+        self.effects.bridge.push(ToBridge::RosterChange { room: room.clone(), change });
+    }
+
+    /// A user came to the room or left it on any node, for the first or the last time: the joiner has heard it.
+    pub(super) fn roster_changed(&mut self, room: &str, user: &User, joined: bool) {
+        let Some(slot) = self.room_homes.find(room) else { return };
+        let Some(home) = self.room_homes.get(slot) else { return };
+        let users = home.roster.users.len();
+        if joined {
+            self.tell_of(slot, users, user, joined_message);
+        } else {
+            self.tell_of(slot, users, user, left_message);
+        }
+    }
+
+    /// The count of a large room over all nodes.
+    pub(super) fn roster_counted(&mut self, room: &RoomId, count: u64) {
+        let Some(slot) = self.room_homes.find(room) else { return };
+        let payload = json(&ServerMessage::Members { room_id: room, count, users: None });
+        self.post_to_members(slot, &payload);
     }
 
     /// A connection left or died.
@@ -164,15 +215,27 @@ impl Engine {
         home.shards.remove(shard);
         let users = home.roster.users.len();
         let gone = home.roster.remove(&user.id, &self.hash_seed);
-        if home.roster.users.is_empty() {
+        let is_empty = home.roster.users.is_empty();
+        if let Some((gone, at)) = gone {
+            if self.spans_nodes(room) {
+                self.report(room, &gone, false, is_empty);
+                self.announce_moved(slot, at);
+            } else if !is_empty {
+                self.tell_of(slot, users, &gone, left_message);
+            }
+        }
+        if is_empty {
             self.room_homes.remove(slot);
-        } else if let Some(gone) = gone {
-            self.tell_of(slot, users, &gone, |user_id, username, room_id, timestamp| ServerMessage::UserLeft {
-                user_id,
-                username,
-                room_id,
-                timestamp,
-            });
+        }
+    }
+
+    /// A walk through the roster that has passed `at` and not yet the user who stands there now would miss them.
+    fn announce_moved(&mut self, slot: u32, at: usize) {
+        let Some(home) = self.room_homes.get(slot).filter(|_| self.walk.slot == slot) else { return };
+        let walked = self.walk.at as usize;
+        if let Some(moved) = home.roster.users.get(at).filter(|_| at < walked && home.roster.users.len() >= walked) {
+            let change = MemberChange { user: moved.user.clone(), joined: true, edge: false, quiet: true };
+            self.effects.bridge.push(ToBridge::RosterChange { room: home.room.clone(), change });
         }
     }
 
@@ -193,9 +256,17 @@ impl Engine {
             }
             return;
         }
-        let message = event(&user.id, &user.name, &home.room, self.now.unix_ms);
+        let (room, shards) = (home.room.clone(), home.shards.shards());
+        let message = event(&user.id, &user.name, &room, self.now.unix_ms);
         let payload = json(&message);
-        self.post_to_members(slot, &payload);
+        if matches!(message, ServerMessage::UserJoined { .. }) && self.spans_nodes(&room) {
+            for shard in shards {
+                let (room, user, payload) = (room.clone(), user.id.clone(), payload.clone());
+                self.post(shard, ToShard::EventBut { room, user, payload });
+            }
+        } else {
+            self.post_to_members(slot, &payload);
+        }
     }
 
     fn post_to_members(&mut self, slot: u32, payload: &Bytes) {
@@ -222,15 +293,15 @@ impl Engine {
         let count = users.len() as u64;
         let listed = &users[..users.len().min(LISTED_USERS_MAX)];
         match asker {
-            Asker::Connection(to) => {
+            Asker::Connection(to) if !self.spans_nodes(room) => {
                 let listed: Vec<Member<'_>> =
                     listed.iter().map(|known| Member { user_id: &known.user.id, username: &known.user.name }).collect();
                 let payload = json(&ServerMessage::Members { room_id: room, count, users: Some(&listed) });
                 self.post(to.shard, ToShard::MembersAnswer { to, payload });
             }
-            Asker::Http(call) => {
-                let users = listed.iter().map(|known| known.user.clone()).collect();
-                self.effects.bridge.push(ToBridge::MembersAnswer { call, count, users });
+            _ => {
+                let (room, users) = (room.clone(), listed.iter().map(|known| known.user.clone()).collect());
+                self.effects.bridge.push(ToBridge::MembersAnswer { room, asker, count, users });
             }
         }
     }
@@ -255,6 +326,14 @@ impl Engine {
         }
         self.recounts = later;
     }
+}
+
+fn joined_message<'a>(user_id: &'a str, username: &'a str, room_id: &'a str, timestamp: u64) -> ServerMessage<'a> {
+    ServerMessage::UserJoined { user_id, username, room_id, timestamp }
+}
+
+fn left_message<'a>(user_id: &'a str, username: &'a str, room_id: &'a str, timestamp: u64) -> ServerMessage<'a> {
+    ServerMessage::UserLeft { user_id, username, room_id, timestamp }
 }
 
 /// A message that goes to other shards.

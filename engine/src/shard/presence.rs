@@ -1,4 +1,5 @@
-//! A user's home: the user's connections over all shards of the node, and who watches.
+//! A user's home: the user's connections over all shards of the node, and who watches. In a cluster it also tells the
+//! bridge of the user's coming and going here, and hears of it from other nodes while anybody here watches.
 
 use super::Engine;
 use super::members::ShardCounts;
@@ -14,18 +15,47 @@ use roomwire_wire::id::USER_ROOM_PREFIX;
 pub(super) struct UserHome {
     user: UserId,
     shards: ShardCounts,
-    watchers: Option<Box<ShardSet>>,
+    watch: Option<Box<Watch>>,
     /// The grace that runs since the last connection ended; 0 for none.
     grace: u32,
 }
 
+/// Who watches a user.
+#[derive(Debug, Default)]
+struct Watch {
+    shards: ShardSet,
+    elsewhere: Elsewhere,
+    /// Who waits for the first answer of the other nodes.
+    waiting: Vec<ConnectionRef>,
+}
+
+/// Whether a watched user who is not here is online on another node; on a node of its own nobody is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Elsewhere {
+    #[default]
+    No,
+    Yes,
+    /// The user just went from here: watchers were told online, and hear of it if the other nodes say otherwise.
+    Asked,
+}
+
 impl UserHome {
-    fn is_online(&self) -> bool {
+    pub(super) fn user(&self) -> &UserId {
+        &self.user
+    }
+
+    /// Online here: the grace counts.
+    pub(super) fn is_online(&self) -> bool {
         !self.shards.is_empty() || self.grace != 0
     }
 
+    /// Online as its watchers were told.
+    fn is_seen(&self) -> bool {
+        self.is_online() || self.watch.as_ref().is_some_and(|watch| watch.elsewhere != Elsewhere::No)
+    }
+
     fn is_idle(&self) -> bool {
-        !self.is_online() && self.watchers.is_none()
+        !self.is_online() && self.watch.is_none()
     }
 }
 
@@ -50,7 +80,7 @@ impl Engine {
         self.user_homes.find_or_insert(user, || UserHome {
             user: user.clone(),
             shards: ShardCounts::default(),
-            watchers: None,
+            watch: None,
             grace: 0,
         })
     }
@@ -59,11 +89,14 @@ impl Engine {
         let slot = self.user_home(user);
         let limit = self.config.limits.connections_per_user_max;
         let Some(known) = self.user_homes.get_mut(slot) else { return };
-        let was_online = known.is_online();
+        let (was_online, was_seen) = (known.is_online(), known.is_seen());
         known.grace = 0;
         known.shards.add(from.shard);
         let crossed = limit > 0 && known.shards.total() > limit;
-        if !was_online {
+        if !was_online && self.config.cluster {
+            self.effects.bridge.push(ToBridge::UserChanged { user: user.clone(), online: true });
+        }
+        if !was_seen {
             self.tell_watchers(slot, true);
         }
         if crossed {
@@ -94,8 +127,27 @@ impl Engine {
                 continue;
             }
             known.grace = 0;
-            self.tell_watchers(grace.slot, false);
+            if self.config.cluster {
+                if let Some(watch) = known.watch.as_mut() {
+                    watch.elsewhere = Elsewhere::Asked;
+                }
+                self.effects.bridge.push(ToBridge::UserChanged { user: known.user.clone(), online: false });
+            } else {
+                self.tell_watchers(grace.slot, false);
+            }
             self.free_if_idle(grace.slot);
+        }
+    }
+
+    /// What the other nodes say. It counts while the user is not here.
+    pub(super) fn home_user_elsewhere(&mut self, user: &str, online: bool) {
+        let Some(slot) = self.user_homes.find(user) else { return };
+        let Some(known) = self.user_homes.get_mut(slot).filter(|known| !known.is_online()) else { return };
+        let was_seen = known.is_seen();
+        let Some(watch) = known.watch.as_mut() else { return };
+        watch.elsewhere = if online { Elsewhere::Yes } else { Elsewhere::No };
+        if was_seen != online || !watch.waiting.is_empty() {
+            self.tell_watchers(slot, online);
         }
     }
 
@@ -105,11 +157,16 @@ impl Engine {
         }
     }
 
+    /// Tells all who watch. While some wait for their first answer, nobody else watches: they get it as an answer.
     fn tell_watchers(&mut self, slot: u32, online: bool) {
         let timestamp = self.now.unix_ms;
-        let Some(known) = self.user_homes.get(slot) else { return };
-        let Some(watchers) = known.watchers.as_deref().copied() else { return };
-        let user = known.user.clone();
+        let Some(known) = self.user_homes.get_mut(slot) else { return };
+        let Some(watch) = known.watch.as_mut() else { return };
+        let (user, waiting) = (known.user.clone(), std::mem::take(&mut watch.waiting));
+        let watchers = if waiting.is_empty() { watch.shards } else { ShardSet::default() };
+        for to in waiting {
+            self.post(to.shard, ToShard::PresenceAnswer { to, user: user.clone(), online });
+        }
         for shard in watchers.iter() {
             self.post(shard, ToShard::PresenceChanged { user: user.clone(), online, timestamp });
         }
@@ -117,19 +174,33 @@ impl Engine {
 
     pub(super) fn home_watch(&mut self, user: &UserId, from: ConnectionRef) {
         let slot = self.user_home(user);
+        let cluster = self.config.cluster;
         let Some(known) = self.user_homes.get_mut(slot) else { return };
-        known.watchers.get_or_insert_default().insert(from.shard);
-        let online = known.is_online();
+        let is_new = known.watch.is_none();
+        let is_online = known.is_online();
+        let watch = known.watch.get_or_insert_default();
+        watch.shards.insert(from.shard);
+        if cluster && is_new {
+            self.effects.bridge.push(ToBridge::Watch { user: user.clone() });
+        }
+        if cluster && !is_online && (is_new || !watch.waiting.is_empty()) {
+            watch.waiting.push(from);
+            return;
+        }
+        let online = known.is_seen();
         self.post(from.shard, ToShard::PresenceAnswer { to: from, user: user.clone(), online });
     }
 
     pub(super) fn home_unwatch(&mut self, user: &UserId, shard: ShardId) {
         let Some(slot) = self.user_homes.find(user) else { return };
         let Some(known) = self.user_homes.get_mut(slot) else { return };
-        if let Some(watchers) = known.watchers.as_mut() {
-            watchers.remove(shard);
-            if watchers.is_empty() {
-                known.watchers = None;
+        if let Some(watch) = known.watch.as_mut() {
+            watch.shards.remove(shard);
+            if watch.shards.is_empty() {
+                known.watch = None;
+                if self.config.cluster {
+                    self.effects.bridge.push(ToBridge::Unwatch { user: user.clone() });
+                }
             }
         }
         self.free_if_idle(slot);
@@ -138,7 +209,8 @@ impl Engine {
     pub(super) fn home_ask_user(&mut self, user: &UserId, call: u64) {
         let known = self.user_homes.find(user).and_then(|slot| self.user_homes.get(slot));
         let (online, connections) = known.map_or((false, 0), |known| (known.is_online(), known.shards.total()));
-        self.effects.bridge.push(ToBridge::UserAnswer { call, online, connections });
+        let user = user.clone();
+        self.effects.bridge.push(ToBridge::UserAnswer { call, user, online, connections });
     }
 
     /// A message of the room `user:{id}`: to every shard with connections of the user.

@@ -1,7 +1,7 @@
 //! The rooms that this shard has members of: who they are here, and what reaches them.
 
 use super::Engine;
-use super::connection::{Connection, Purpose, RoomEntry};
+use super::connection::{Connection, NO_USER, Purpose, RoomEntry};
 use super::outbox::Kind;
 use super::slab::{Named, Slab};
 use crate::mesh::{HistoryAsk, ToBridge, ToShard};
@@ -90,7 +90,7 @@ impl Engine {
     }
 
     /// The home knows of the join: from here on the room's messages are asked for.
-    pub(super) fn join_answered(&mut self, id: ConnectionId, room: &str) {
+    pub(super) fn join_answered(&mut self, id: ConnectionId, room: &str, joined: Option<&Bytes>) {
         if !self.is_open(id) {
             return;
         }
@@ -102,6 +102,10 @@ impl Engine {
         let Some(at) = rare.joins.iter().position(|(joining, _)| *joining == slot) else { return };
         let (_, ask) = rare.joins.remove(at);
         connection.tidy();
+        if let Some(joined) = joined {
+            let frame = self.framer.frame(Opcode::Text, joined);
+            self.outboxes.push(connection, &frame, Kind::Kept, &mut self.effects, &mut self.counters);
+        }
         let Some(entry) = connection.room_entry(slot) else { return };
         if let Some(member) = local.members.get_mut(entry.position as usize) {
             member.state = State::Joined;
@@ -174,6 +178,20 @@ impl Engine {
         if let Some(slot) = self.rooms.find(room) {
             let frame = self.framer.frame(Opcode::Text, payload);
             self.fan_out(slot, &frame, Kind::Ephemeral, |_| true);
+        }
+    }
+
+    /// As [`Engine::event`], for all members but the connections of one user.
+    pub(super) fn event_but(&mut self, room: &str, user: &str, payload: &Bytes) {
+        let Some(slot) = self.rooms.find(room) else { return };
+        let but = self.users.find(user).unwrap_or(NO_USER);
+        let frame = self.framer.frame(Opcode::Text, payload);
+        let Engine { rooms, connections, outboxes, effects, counters, .. } = self;
+        let Some(local) = rooms.get(slot) else { return };
+        for member in &local.members {
+            if let Some(connection) = connections.get_mut(member.slot).filter(|known| known.user != but) {
+                outboxes.push(connection, &frame, Kind::Ephemeral, effects, counters);
+            }
         }
     }
 

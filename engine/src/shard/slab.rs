@@ -107,6 +107,11 @@ impl<T: Named> Table<T> {
         self.slots.len()
     }
 
+    /// One more than the highest slot ever taken.
+    pub(super) fn end(&self) -> u32 {
+        self.slots.end()
+    }
+
     pub(super) fn get(&self, slot: u32) -> Option<&T> {
         self.slots.get(slot)
     }

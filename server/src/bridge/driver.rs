@@ -342,6 +342,8 @@ impl Driver {
                     self.decide(now, BridgeEvent::BusReply(reply));
                 }
             }
+            // Only a node in a cluster asks, and its bus is not the local one.
+            BridgeEffect::Cluster(_) => {}
             BridgeEffect::Store(request) => self.store.send(request),
             BridgeEffect::Answer { call, answer } => {
                 if let Some(asker) = self.calls.remove(&call) {
@@ -352,6 +354,10 @@ impl Driver {
                 if let Some(view) = self.shards.get_mut(usize::from(shard.0)) {
                     view.hear(Instant::now(), *stats);
                 }
+            }
+            BridgeEffect::Evicted { by } => {
+                tracing::error!(%by, "another process has taken this node's id (`node.id`) while this one was silent: it stops");
+                self.finished = true;
             }
             BridgeEffect::Finished => self.finished = true,
         }

@@ -15,12 +15,11 @@ use roomwire_shard::clock;
 use roomwire_wire::close::CloseCode;
 use roomwire_wire::id::{MessagePlace, USER_ROOM_PREFIX, is_room_id, is_user_id};
 use roomwire_wire::message::{
-    CLIENT_ID_CHARS_MAX, Chat, HISTORY_MESSAGES_DEFAULT, HISTORY_MESSAGES_MAX, HistoryEntry, Member, RawText,
-    ServerMessage,
+    CLIENT_ID_CHARS_MAX, Chat, HISTORY_MESSAGES_DEFAULT, HISTORY_MESSAGES_MAX, HistoryEntry, RawText, ServerMessage,
 };
 use serde::Deserialize;
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -175,10 +174,13 @@ fn entry<'a>(room: &'a RoomId, read: &'a ReadRow, message_id: &'a str) -> Option
 pub(super) async fn members(State(app): State<App>, id: Id) -> Result<Response, Problem> {
     let room = room_id(id)?;
     match app.call(Call::Members { room: room.clone() }).await? {
-        Answer::Members { count, users } => {
-            let users: Vec<Member<'_>> =
-                users.iter().map(|user| Member { user_id: &user.id, username: &user.name }).collect();
-            Ok(message_answer(&ServerMessage::Members { room_id: &room, count, users: Some(&users) }))
+        Answer::Members { count, users, complete } => {
+            let user = |user: &User| json!({ "userId": &*user.id, "username": &*user.name });
+            let users: Vec<Value> = users.iter().map(user).collect();
+            let answer = json!({
+                "type": "members", "roomId": &*room, "count": count, "users": users, "complete": complete
+            });
+            Ok(json_answer(StatusCode::OK, &answer))
         }
         other => Err(Problem::mismatch(&other)),
     }
@@ -188,9 +190,12 @@ pub(super) async fn members(State(app): State<App>, id: Id) -> Result<Response, 
 pub(super) async fn presence(State(app): State<App>, id: Id) -> Result<Response, Problem> {
     let user = user_id(id)?;
     match app.call(Call::Presence { user: user.clone() }).await? {
-        Answer::Presence { online, connections } => {
+        Answer::Presence { online, connections, nodes, complete } => {
             let status = if online { "online" } else { "offline" };
-            let answer = json!({ "userId": &*user, "status": status, "connections": connections });
+            let nodes: Vec<&str> = nodes.iter().map(|node| &**node).collect();
+            let answer = json!({
+                "userId": &*user, "status": status, "connections": connections, "nodes": nodes, "complete": complete
+            });
             Ok(json_answer(StatusCode::OK, &answer))
         }
         other => Err(Problem::mismatch(&other)),

@@ -99,9 +99,12 @@ fn answer_to(call: &Call) -> Answer {
             Answer::History { rows, seq: 4, epoch: 2, complete: true, more: false }
         }
         Call::Members { .. } => {
-            Answer::Members { count: 1, users: vec![User { id: UserId::new("ada"), name: Arc::from("Ada") }] }
+            let users = vec![User { id: UserId::new("ada"), name: Arc::from("Ada") }];
+            Answer::Members { count: 1, users, complete: true }
         }
-        Call::Presence { .. } => Answer::Presence { online: true, connections: 2 },
+        Call::Presence { .. } => {
+            Answer::Presence { online: true, connections: 2, nodes: vec![Arc::from("n1")], complete: true }
+        }
         Call::Disconnect { .. } => Answer::Disconnected,
     }
 }
@@ -261,8 +264,12 @@ fn history_members_presence_and_disconnect_are_passed_on() {
 
         let (_, members) = node.json("GET", "/v1/rooms/lobby/members", "").await;
         assert_eq!(members["users"], json!([{"userId": "ada", "username": "Ada"}]));
+        assert_eq!((&members["count"], &members["complete"]), (&json!(1), &json!(true)));
         let (_, presence) = node.json("GET", "/v1/users/ada/presence", "").await;
-        assert_eq!(presence, json!({"userId": "ada", "status": "online", "connections": 2}));
+        assert_eq!(
+            presence,
+            json!({"userId": "ada", "status": "online", "connections": 2, "nodes": ["n1"], "complete": true})
+        );
         assert_eq!(node.json("POST", "/v1/users/ada/disconnect", "").await.0, 202);
         assert!(node.last_call().contains("Kicked") && node.last_call().contains("by an operator"));
         node.json("POST", "/v1/users/ada/disconnect", r#"{"reason":"bye"}"#).await;

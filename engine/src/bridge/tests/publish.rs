@@ -175,13 +175,20 @@ fn the_http_api_publishes_and_asks_through_the_bridge() {
     let (to, asked) = world.nodes[0].out.pop().expect("the home is asked");
     assert_eq!(to, home("lobby", SHARDS));
     assert!(matches!(asked, ToShard::AskMembers { asker: Asker::Http(4), .. }));
-    world.shard(ToBridge::MembersAnswer { call: 4, count: 1, users: vec![user("ann")] });
+    let asker = Asker::Http(4);
+    world.shard(ToBridge::MembersAnswer { room: room(), asker, count: 1, users: vec![user("ann")] });
     assert!(matches!(world.nodes[0].answers.last(), Some((4, Answer::Members { count: 1, .. }))));
 
     world.call(5, Call::Presence { user: UserId::new("ann") });
     assert!(matches!(world.nodes[0].out.pop(), Some((_, ToShard::AskUser { call: 5, .. }))));
-    world.shard(ToBridge::UserAnswer { call: 5, online: true, connections: 2 });
-    assert!(matches!(world.nodes[0].answers.last(), Some((5, Answer::Presence { online: true, connections: 2 }))));
+    let user = UserId::new("ann");
+    world.shard(ToBridge::UserAnswer { call: 5, user, online: true, connections: 2 });
+    let Some((5, Answer::Presence { online: true, connections: 2, nodes, complete: true })) =
+        world.nodes[0].answers.last()
+    else {
+        panic!("{:?}", world.nodes[0].answers)
+    };
+    assert_eq!(nodes[..], [Arc::from("n1")]);
 
     let (code, reason) = (CloseCode::Kicked, Arc::from("bye"));
     world.call(6, Call::Disconnect { user: UserId::new("ann"), code, reason });

@@ -210,7 +210,7 @@ impl World {
         match effect {
             BridgeEffect::Shard(shard, message) => self.nodes[node].out.push((shard, message)),
             BridgeEffect::Answer { call, answer } => self.nodes[node].answers.push((call, answer)),
-            BridgeEffect::Stats(..) => {}
+            BridgeEffect::Stats(..) | BridgeEffect::Cluster(_) | BridgeEffect::Evicted { .. } => {}
             BridgeEffect::Finished => self.nodes[node].is_finished = true,
             BridgeEffect::Bus(request) => self.bus(node, request),
             BridgeEffect::Store(request) => self.store(node, request),

@@ -102,7 +102,7 @@ fn a_user_has_so_many_connections_on_the_whole_node_and_not_one_more() {
     world.connect(0, "ann");
     let user = UserId::new("ann");
     world.mesh(home("ann", 2).0, ToShard::AskUser { user, call: 3 });
-    assert!(matches!(world.script.answers[..], [ToBridge::UserAnswer { call: 3, online: true, connections: 3 }]));
+    assert!(matches!(world.script.answers[..], [ToBridge::UserAnswer { call: 3, online: true, connections: 3, .. }]));
 }
 
 #[test]

@@ -221,7 +221,7 @@ fn members_lists_the_first_hundred_in_order_of_arrival_and_counts_all() {
     let room = RoomId::new("r");
     world.mesh(home("r", 2).0, ToShard::AskMembers { room, asker: Asker::Http(9) });
     assert!(
-        matches!(&world.script.answers[..], [ToBridge::MembersAnswer { call: 9, count: 20, users }] if users.len() == 20)
+        matches!(&world.script.answers[..], [ToBridge::MembersAnswer { asker: Asker::Http(9), count: 20, users, .. }] if users.len() == 20)
     );
 }
 
