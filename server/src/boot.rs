@@ -14,6 +14,7 @@ use crate::config::{Secret, Settings};
 use crate::http::{Dev, HttpConfig};
 use crate::signals::{Signal, Signals};
 use crate::store::embedded::{self, EmbeddedConfig, OpenError};
+use crate::systemd::Manager;
 use roomwire_engine::bridge::BridgeConfig;
 use roomwire_engine::limits::EngineConfig;
 use roomwire_engine::names::ShardId;
@@ -49,11 +50,15 @@ pub fn serve(settings: &Settings, echo: bool) -> Result<(), Failure> {
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
-    refuse_taken_port(settings.listen)?;
+    if !settings.config.listen.share {
+        refuse_taken_port(settings.listen)?;
+    }
     let secret = secret::of(settings)?;
     let drain = Duration::from_secs(u64::from(settings.config.drain.secs));
     let (bridge, shards) = start(settings, &secret, echo)?;
-    wait(&signals, bridge, &shards, drain)
+    let mut manager = Manager::of_environment();
+    manager.ready(settings.shards);
+    wait(&signals, bridge, &shards, drain, &mut manager)
 }
 
 /// Starts bridge and shards, and says where they listen.
@@ -259,8 +264,8 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Shards bind with SO_REUSEPORT, which would let a second node of the same user take half of our clients in silence: so
-/// ask once without it.
+/// Shards bind with SO_REUSEPORT, which would let a second node of the same user take half of our clients in silence: so,
+/// unless `listen.share` says that it is meant, ask once without it.
 fn refuse_taken_port(addr: SocketAddr) -> Result<(), Failure> {
     let bind = || -> io::Result<()> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
@@ -282,12 +287,26 @@ struct Stop {
 }
 
 /// Waits for signals until the node has drained.
-fn wait(signals: &Signals, bridge: BridgeHandle, shards: &[ShardHandle], drain: Duration) -> Result<(), Failure> {
+fn wait(
+    signals: &Signals,
+    bridge: BridgeHandle,
+    shards: &[ShardHandle],
+    drain: Duration,
+    manager: &mut Manager,
+) -> Result<(), Failure> {
     let mut stop: Option<Stop> = None;
+    let shard_count = u16::try_from(shards.len()).unwrap_or(u16::MAX);
     while !bridge.is_finished() {
+        manager.look(bridge.vitals(), shard_count, stop.is_some());
         match signals.wait(if stop.is_some() { LOOK_WHILE_DRAINING } else { LOOK }) {
-            Some(Signal::Stop) => stop = Some(begin_stop(&bridge, stop, drain)),
-            Some(Signal::Reload) => tracing::info!("SIGHUP: nothing to reload yet, the node goes on as it is"),
+            Some(Signal::Stop) => {
+                stop = Some(begin_stop(&bridge, stop, drain));
+                manager.stopping(drain);
+            }
+            Some(Signal::Reload) => {
+                tracing::info!("SIGHUP: nothing to reload yet, the node goes on as it is");
+                manager.reloaded();
+            }
             None => {}
         }
         if stop.as_ref().is_some_and(|stop| Instant::now() >= stop.deadline) {

@@ -6,7 +6,7 @@
 mod driver;
 mod figures;
 
-pub use figures::{NodeFigures, Phase, ShardView};
+pub use figures::{NodeFigures, Phase, ShardView, Vitals};
 
 use crate::http::{self, HttpConfig};
 use crate::store::embedded::{self, EmbeddedConfig, OpenError};
@@ -90,6 +90,7 @@ pub struct BridgeHandle {
     http_addr: SocketAddr,
     commands: Sender<Command>,
     bell: Arc<Doorbell>,
+    vitals: Arc<Vitals>,
     thread: JoinHandle<()>,
 }
 
@@ -113,7 +114,9 @@ pub fn spawn(setup: BridgeSetup) -> Result<BridgeHandle, StartError> {
     let (commands, command_receiver) = unbounded();
     let (asks, ask_receiver) = mpsc::channel(ASKS_MAX);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let driver = Driver::new(bridge, mesh, (store, store_bell), command_receiver, ask_receiver, gather);
+    let vitals = Arc::new(Vitals::default());
+    let driver =
+        Driver::new(bridge, mesh, (store, store_bell), command_receiver, ask_receiver, gather, Arc::clone(&vitals));
     let run = move || {
         runtime.block_on(async move {
             let (stop, stopped) = oneshot::channel();
@@ -124,7 +127,7 @@ pub fn spawn(setup: BridgeSetup) -> Result<BridgeHandle, StartError> {
         });
     };
     let thread = std::thread::Builder::new().name("bridge".to_owned()).spawn(run)?;
-    Ok(BridgeHandle { http_addr, commands, bell, thread })
+    Ok(BridgeHandle { http_addr, commands, bell, vitals, thread })
 }
 
 impl BridgeHandle {
@@ -142,6 +145,12 @@ impl BridgeHandle {
     /// Drains the node within the window; 0 cuts it short. May be repeated.
     pub fn drain(&self, window_ms: u32) {
         self.tell(Command::Drain(window_ms));
+    }
+
+    /// How the node does.
+    #[must_use]
+    pub fn vitals(&self) -> &Vitals {
+        &self.vitals
     }
 
     /// Whether the thread has ended: after a drain, or because it failed. Boot looks at it between signals.

@@ -10,3 +10,4 @@ pub mod http;
 pub mod logs;
 pub mod signals;
 pub mod store;
+pub mod systemd;

@@ -1,10 +1,14 @@
-//! Log lines: pretty on a terminal, JSON elsewhere, always on standard error. Nothing that is logged anywhere holds a
-//! token or a secret: those types do not print.
+//! Log lines: fields of the journal under systemd, else on standard error, pretty on a terminal and JSON elsewhere. Nothing
+//! that is logged anywhere holds a token or a secret: those types do not print.
 
 use crate::config::types::{Log, LogFormat};
 use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::panic::PanicHookInfo;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Starts logging, once per process.
 ///
@@ -12,6 +16,14 @@ use tracing_subscriber::EnvFilter;
 /// The filter does not parse, or logging was started before.
 pub fn start(log: &Log) -> Result<(), String> {
     let filter = EnvFilter::try_new(with_quiet_store(&log.level)).map_err(|error| format!("`log.level`: {error}"))?;
+    // A journal that cannot be reached still reads standard error.
+    if log.format == LogFormat::Auto
+        && stderr_is_journal()
+        && let Ok(journal) = tracing_journald::layer()
+    {
+        let started = tracing_subscriber::registry().with(filter).with(journal.with_field_prefix(None)).try_init();
+        return started.map_err(|error| format!("logging: {error}"));
+    }
     let pretty = match log.format {
         LogFormat::Auto => std::io::stderr().is_terminal(),
         LogFormat::Pretty => true,
@@ -24,6 +36,15 @@ pub fn start(log: &Log) -> Result<(), String> {
         builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
     };
     started.map_err(|error| format!("logging: {error}"))
+}
+
+/// Whether standard error is the journal's own stream, as systemd says it (systemd.exec(5), `JOURNAL_STREAM`): then
+/// fields go there as fields.
+fn stderr_is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Ok(stderr) = std::io::stderr().as_fd().try_clone_to_owned() else { return false };
+    let Ok(stat) = std::fs::File::from(stderr).metadata() else { return false };
+    stream == format!("{}:{}", stat.dev(), stat.ino())
 }
 
 /// At `info` the store's library tells of each file that it makes. A filter that names it comes later and wins.

@@ -3,7 +3,7 @@
 //! A turn: commands, mesh, store, HTTP, tick; then flush and carry out until nothing is left; then the lanes. The
 //! clocks are read once. The local bus answers inline; its replies and events feed the state machine in the same turn.
 
-use super::figures::{NodeFigures, Phase, ShardView};
+use super::figures::{NodeFigures, Phase, ShardView, Vitals};
 use super::{Ask, Command};
 use crate::store::embedded::EmbeddedStore;
 use crate::store::{StoreEvent, StoreFigures, StoreState};
@@ -31,6 +31,8 @@ const TURN_ROUNDS_MAX: usize = 64;
 const SPILL_RETRY: Duration = Duration::from_millis(1);
 /// The longest sleep: the store's threads are looked after.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// How often the node's vitals are told.
+const LOOK_EVERY_US: u64 = 500_000;
 
 /// The bridge thread's state.
 pub(super) struct Driver {
@@ -51,6 +53,9 @@ pub(super) struct Driver {
     phase: Phase,
     listen: Option<SocketAddr>,
     shards: Vec<ShardView>,
+    vitals: Arc<Vitals>,
+    /// Boot's main thread is told how the node does then.
+    look_due_us: u64,
     store_figures: Arc<StoreFigures>,
     started: Instant,
     turns_total: u64,
@@ -94,6 +99,7 @@ impl Driver {
         commands: Receiver<Command>,
         asks: mpsc::Receiver<Ask>,
         gather: Duration,
+        vitals: Arc<Vitals>,
     ) -> Driver {
         let started = Instant::now();
         Driver {
@@ -112,6 +118,8 @@ impl Driver {
             effects: Vec::new(),
             phase: Phase::Starting,
             listen: None,
+            vitals,
+            look_due_us: 0,
             store_figures: Arc::default(),
             started,
             turns_total: 0,
@@ -140,6 +148,10 @@ impl Driver {
             }
             let began = clock::now();
             let spilled = self.turn(began);
+            if began.mono_us >= self.look_due_us {
+                self.look_due_us = began.mono_us + LOOK_EVERY_US;
+                self.vitals.look(self.phase, &self.shards);
+            }
             let ended = clock::now();
             self.busy_us_total += ended.mono_us.saturating_sub(began.mono_us);
             if self.finished {

@@ -5,6 +5,7 @@ use roomwire_engine::bridge::BridgeStats;
 use roomwire_engine::stats::ShardStats;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A shard that was not heard for so long does not turn: its figures come once a second.
@@ -67,6 +68,48 @@ impl ShardView {
     #[must_use]
     pub fn turns(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.heard) <= SHARD_SILENT_MAX
+    }
+}
+
+/// What boot's main thread looks at between signals, kept by the bridge thread.
+#[derive(Debug)]
+pub struct Vitals {
+    started: Instant,
+    /// When the bridge and every shard were last known to turn, in ms since `started`.
+    turned_ms: AtomicU64,
+    connections: AtomicU64,
+}
+
+impl Default for Vitals {
+    fn default() -> Vitals {
+        Vitals { started: Instant::now(), turned_ms: AtomicU64::new(0), connections: AtomicU64::new(0) }
+    }
+}
+
+impl Vitals {
+    /// Connections on all shards.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Whether the bridge and every shard turned lately.
+    #[must_use]
+    pub fn turns(&self) -> bool {
+        let turned = Duration::from_millis(self.turned_ms.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(turned) <= SHARD_SILENT_MAX
+    }
+
+    /// The bridge's word, about once a second for each shard. While a node starts or drains, shards are not asked.
+    pub(super) fn look(&self, phase: Phase, shards: &[ShardView]) {
+        let now = Instant::now();
+        if phase != Phase::Running || shards.iter().all(|shard| shard.turns(now)) {
+            let turned = now.saturating_duration_since(self.started).as_millis();
+            self.turned_ms.store(u64::try_from(turned).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+        let connections =
+            shards.iter().filter_map(|shard| shard.stats.as_ref()).map(|stats| stats.counters.connections_now);
+        self.connections.store(connections.sum(), Ordering::Relaxed);
     }
 }
 

@@ -66,11 +66,14 @@ pub struct Listen {
     /// Connections that the kernel may hold per shard until they are accepted; it caps this at `net.core.somaxconn`.
     #[schemars(extend("minimum" = 1))]
     pub backlog: u32,
+    /// Whether a second node of this machine may listen on the same address, each taking a part of the new connections: for
+    /// an upgrade in a cluster, the new node beside the old one. Off, the second one refuses to start.
+    pub share: bool,
 }
 
 impl Default for Listen {
     fn default() -> Listen {
-        Listen { addr: "0.0.0.0:8080".to_owned(), backlog: 4096 }
+        Listen { addr: "0.0.0.0:8080".to_owned(), backlog: 4096, share: false }
     }
 }
 
@@ -416,7 +419,7 @@ impl Default for Ring {
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum LogFormat {
-    /// `pretty` on a terminal, `json` elsewhere.
+    /// The journal under systemd, `pretty` on a terminal, `json` elsewhere.
     #[default]
     Auto,
     /// For people.
