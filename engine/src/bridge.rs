@@ -428,7 +428,10 @@ impl Bridge {
 
     fn bus_event(&mut self, now: Now, event: BusEvent, effects: &mut Vec<BridgeEffect>) {
         let id = match &event {
-            BusEvent::Message { room, .. } | BusEvent::Ephemeral { room, .. } | BusEvent::Control { room, .. } => room,
+            BusEvent::Message { room, .. }
+            | BusEvent::Ephemeral { room, .. }
+            | BusEvent::Control { room, .. }
+            | BusEvent::Doubt { room } => room,
             BusEvent::Lost => {
                 self.with_cluster(now, effects, |cluster, out| cluster.lost(out));
                 let mut all: Vec<RoomId> = self.rooms.keys().cloned().collect();

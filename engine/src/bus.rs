@@ -1,4 +1,4 @@
-//! The contract between the bridge and a bus (`local` now, `redis` later), as data, and the local bus.
+//! The contract between the bridge and a bus (`local`, or `redis` in `server`), as data, and the local bus.
 //!
 //! Contract, for every implementation. The names are those of ORDERING.md, and so are the rules:
 //! - **Order.** Each seq of a room is decided once per generation, published or void, in `Publish` and `Void2`.
@@ -222,6 +222,10 @@ pub enum BusEvent {
         generation: u64,
         base: u64,
         void: Option<u64>,
+    },
+    /// Something on the room's channel passed for a message and no node vouches for it: look at the room's head.
+    Doubt {
+        room: RoomId,
     },
     /// The subscription was lost and made again: look at the head of every room.
     Lost,

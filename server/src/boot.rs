@@ -7,6 +7,8 @@ mod secret;
 
 use crate::auth::{Authenticator, Mint};
 use crate::bridge::{self, BridgeHandle, BridgeSetup, StartError};
+use crate::bus::BusConfig;
+use crate::bus::redis::RedisConfig;
 use crate::cli::Failure;
 use crate::config::settings::descriptor_limit;
 use crate::config::types::{Fsync, Reject};
@@ -67,9 +69,11 @@ fn start(settings: &Settings, secret: &Secret, echo: bool) -> Result<(BridgeHand
     let authenticator = Arc::new(Authenticator::new(secret, &config.auth, config.limits.token_bytes_max));
     let (lanes, bridge_lanes) =
         mesh(settings.shards).map_err(|error| Failure::runtime(format!("cannot make the mesh: {error}")))?;
+    let bridge_config = bridge_config(settings)?;
     let bridge = bridge::spawn(BridgeSetup {
         gather: Duration::from_micros(u64::from(settings.config.bridge.gather_us)),
-        bridge: bridge_config(settings)?,
+        bus: bus_config(settings, bridge_config.boot),
+        bridge: bridge_config,
         mesh: bridge_lanes,
         store: store_config(settings),
         http: http_config(settings, settings.dev.then_some(&authenticator)),
@@ -88,6 +92,7 @@ fn start_failure(error: StartError) -> Failure {
         StartError::Store(OpenError::Newer { .. } | OpenError::NotOurs { .. } | OpenError::Damaged { .. }) => {
             Failure::config(error.to_string())
         }
+        StartError::Bus(text) => Failure::config(text),
         StartError::Http { addr, error } if error.kind() == io::ErrorKind::AddrInUse => {
             Failure::runtime(taken("http.addr", addr))
         }
@@ -181,6 +186,16 @@ fn bridge_config(settings: &Settings) -> Result<BridgeConfig, Failure> {
         page_bytes_max: bridge.page_bytes_max,
         recent_bytes_max: bridge.recent_bytes_max,
     })
+}
+
+fn bus_config(settings: &Settings, boot: u64) -> BusConfig {
+    match &settings.redis {
+        None => BusConfig::Local,
+        Some(redis) => {
+            let from = Arc::from(format!("{}.{boot:x}", settings.node));
+            BusConfig::Redis(Box::new(RedisConfig { from, ..redis.clone() }))
+        }
+    }
 }
 
 fn store_config(settings: &Settings) -> EmbeddedConfig {

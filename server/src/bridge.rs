@@ -1,4 +1,4 @@
-//! The bridge thread: drives `roomwire_engine::bridge::Bridge` with the local bus, the store, the mesh and the HTTP API.
+//! The bridge thread: drives `roomwire_engine::bridge::Bridge` with the bus, the store, the mesh and the HTTP API.
 //!
 //! Who calls it: boot, once. One tokio current_thread runtime runs the driver's loop ([`driver`]) and the HTTP API;
 //! nothing on it blocks. What it never does: touch a client's socket.
@@ -8,11 +8,14 @@ mod figures;
 
 pub use figures::{NodeFigures, Phase, ShardView, Vitals};
 
+use crate::bus::redis::RedisBus;
+use crate::bus::{Bus, BusConfig};
 use crate::http::{self, HttpConfig};
 use crate::store::embedded::{self, EmbeddedConfig, OpenError};
 use crossbeam_channel::{Sender, unbounded};
 use driver::Driver;
 use roomwire_engine::bridge::{Answer, BridgeConfig, Call};
+use roomwire_engine::bus::LocalBus;
 use roomwire_shard::mesh::{BridgeMesh, Doorbell};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,6 +34,8 @@ pub struct BridgeSetup {
     pub bridge: BridgeConfig,
     /// The bridge's ends of the lanes.
     pub mesh: BridgeMesh,
+    /// The bus.
+    pub bus: BusConfig,
     /// The store to open.
     pub store: EmbeddedConfig,
     /// The HTTP API.
@@ -45,6 +50,9 @@ pub enum StartError {
     /// The store did not open.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The bus cannot be used like this: cause and cure.
+    #[error("{0}")]
+    Bus(String),
     /// The address of the HTTP API could not be bound.
     #[error("http.addr {addr}: {error}")]
     Http {
@@ -94,12 +102,19 @@ pub struct BridgeHandle {
     thread: JoinHandle<()>,
 }
 
-/// Opens the store, binds the HTTP API and starts the thread. Call it before the shards are started.
+/// Reaches for the bus, opens the store, binds the HTTP API and starts the thread. Call it before the shards are started.
 ///
 /// # Errors
 /// [`StartError`], for the operator.
 pub fn spawn(setup: BridgeSetup) -> Result<BridgeHandle, StartError> {
-    let BridgeSetup { bridge, mesh, store, http, gather } = setup;
+    let BridgeSetup { bridge, mesh, bus, store, http, gather } = setup;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let bus = match bus {
+        BusConfig::Local => Bus::Local(LocalBus::new()),
+        BusConfig::Redis(config) => {
+            Bus::Redis(Box::new(runtime.block_on(RedisBus::start(*config)).map_err(StartError::Bus)?))
+        }
+    };
     let bell = Arc::clone(mesh.doorbell());
     let store_bell = Arc::new(Doorbell::new()?);
     let rung = Arc::clone(&store_bell);
@@ -113,10 +128,9 @@ pub fn spawn(setup: BridgeSetup) -> Result<BridgeHandle, StartError> {
     // Boot sends a handful of commands in a node's life.
     let (commands, command_receiver) = unbounded();
     let (asks, ask_receiver) = mpsc::channel(ASKS_MAX);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let vitals = Arc::new(Vitals::default());
-    let driver =
-        Driver::new(bridge, mesh, (store, store_bell), command_receiver, ask_receiver, gather, Arc::clone(&vitals));
+    let inbox = (command_receiver, ask_receiver);
+    let driver = Driver::new(bridge, mesh, bus, (store, store_bell), inbox, gather, Arc::clone(&vitals));
     let run = move || {
         runtime.block_on(async move {
             let (stop, stopped) = oneshot::channel();

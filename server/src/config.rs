@@ -1,6 +1,7 @@
 //! Configuration: the keys ([`types`]), where their values come from ([`layers`]), and whether they make sense together
 //! ([`settings`]).
 
+mod bus;
 pub mod keys;
 pub mod layers;
 pub mod secret;

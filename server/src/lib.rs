@@ -4,6 +4,7 @@
 pub mod auth;
 pub mod boot;
 pub mod bridge;
+pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod http;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 use roomwire::bridge::{BridgeHandle, BridgeSetup, StartError, spawn};
+use roomwire::bus::BusConfig;
 use roomwire::http::HttpConfig;
 use roomwire::store::embedded::{EmbeddedConfig, OpenError};
 use roomwire_engine::bridge::BridgeConfig;
@@ -48,6 +49,7 @@ fn try_start(directory: &Path, boot: u64) -> Result<BridgeHandle, StartError> {
             recent_bytes_max: 1 << 16,
         },
         mesh: lanes,
+        bus: BusConfig::Local,
         store: EmbeddedConfig { reserve_bytes: 0, ..EmbeddedConfig::new(directory.to_owned()) },
         http: HttpConfig {
             addr: SocketAddr::from(([127, 0, 0, 1], 0)),

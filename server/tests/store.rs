@@ -286,8 +286,8 @@ fn a_reader_is_counted_once_and_only_with_a_message() {
     }
     let (page, _, _) = store.page("lobby", (0, 9), 9, From::Oldest);
     assert_eq!(page[0].read_by.len(), 200, "the list is bounded, and the next message's is found behind it");
-    assert_eq!(page[1].read_by, ["ada".into(), "bob".into()]);
-    assert_eq!(page[2].read_by, ["bob".into()]);
+    assert_eq!(page[1].read_by, ["ada", "bob"].map(Box::<str>::from));
+    assert_eq!(page[2].read_by, ["bob"].map(Box::<str>::from));
 }
 
 /// Retention is driven by its own clock of 100 ms steps; the test waits for the state that it must reach.

@@ -212,7 +212,7 @@ impl Room {
                     self.hold(seq, Held { generation, payload: None, received_us: 0 });
                 }
             }
-            BusEvent::Ephemeral { .. } | BusEvent::Lost => {}
+            BusEvent::Ephemeral { .. } | BusEvent::Doubt { .. } | BusEvent::Lost => {}
         }
         self.drain_hold(turn);
         let receiver = &mut self.receiver;

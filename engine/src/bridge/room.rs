@@ -206,7 +206,7 @@ impl Room {
                     turn.effects.push(BridgeEffect::Shard(shard, ToShard::Event { room, payload }));
                 }
             }
-            BusEvent::Lost => self.want_head(),
+            BusEvent::Doubt { .. } | BusEvent::Lost => self.want_head(),
         }
     }
 

@@ -1,16 +1,19 @@
 //! The driver's loop: one turn takes what all sides left, lets the state machine decide, and carries it out.
 //!
-//! A turn: commands, mesh, store, HTTP, tick; then flush and carry out until nothing is left; then the lanes. The
+//! A turn: commands, mesh, store, bus, HTTP, tick; then flush and carry out until nothing is left; then the lanes. The
 //! clocks are read once. The local bus answers inline; its replies and events feed the state machine in the same turn.
+//! The Redis bus is sent what the turn asked at its end, and answers in a later one.
 
 use super::figures::{NodeFigures, Phase, ShardView, Vitals};
 use super::{Ask, Command};
+use crate::bus::redis::Told;
+use crate::bus::{Bus, BusFigures};
 use crate::store::embedded::EmbeddedStore;
 use crate::store::{StoreEvent, StoreFigures, StoreState};
 use crossbeam_channel::Receiver;
 use roomwire_engine::Now;
 use roomwire_engine::bridge::{Answer, Bridge, BridgeConfig, BridgeEffect, BridgeEvent};
-use roomwire_engine::bus::{BusEvent, LocalBus};
+use roomwire_engine::bus::{BusEvent, BusRequest};
 use roomwire_engine::mesh::ToBridge;
 use roomwire_shard::clock;
 use roomwire_shard::mesh::{BridgeMesh, Doorbell};
@@ -37,7 +40,7 @@ const LOOK_EVERY_US: u64 = 500_000;
 /// The bridge thread's state.
 pub(super) struct Driver {
     bridge: Bridge,
-    bus: LocalBus,
+    bus: Bus,
     mesh: BridgeMesh,
     store: EmbeddedStore,
     store_bell: Arc<Doorbell>,
@@ -65,6 +68,7 @@ pub(super) struct Driver {
     inbox: Vec<ToBridge>,
     store_events: Vec<StoreEvent>,
     bus_events: Vec<BusEvent>,
+    bus_told: Vec<Told>,
 }
 
 /// The doorbell as something to poll.
@@ -95,9 +99,9 @@ impl Driver {
     pub(super) fn new(
         config: BridgeConfig,
         mesh: BridgeMesh,
+        bus: Bus,
         (store, store_bell): (EmbeddedStore, Arc<Doorbell>),
-        commands: Receiver<Command>,
-        asks: mpsc::Receiver<Ask>,
+        (commands, asks): (Receiver<Command>, mpsc::Receiver<Ask>),
         gather: Duration,
         vitals: Arc<Vitals>,
     ) -> Driver {
@@ -105,7 +109,7 @@ impl Driver {
         Driver {
             shards: (0..config.shards).map(|_| ShardView::new(started)).collect(),
             bridge: Bridge::new(config),
-            bus: LocalBus::new(),
+            bus,
             mesh,
             store,
             store_bell,
@@ -128,6 +132,7 @@ impl Driver {
             inbox: Vec::new(),
             store_events: Vec::new(),
             bus_events: Vec::new(),
+            bus_told: Vec::new(),
         }
     }
 
@@ -198,6 +203,7 @@ impl Driver {
         tokio::select! {
             () = rung(mail_bell) => None,
             () = rung(store_bell) => None,
+            () = bus_woken(&mut self.bus) => None,
             // Closed for ever once the HTTP API has ended.
             ask = self.asks.recv(), if !self.asks.is_closed() => ask,
             () = tokio::time::sleep(wait) => None,
@@ -211,6 +217,7 @@ impl Driver {
             || !self.asks.is_empty()
             || !gathers && self.mesh.has_mail()
             || self.store.has_mail()
+            || matches!(&self.bus, Bus::Redis(bus) if bus.has_work())
     }
 
     /// One turn; whether something is spilled on a lane.
@@ -223,6 +230,7 @@ impl Driver {
             self.take_mail(now);
         }
         self.take_store_events(now);
+        self.take_bus(now);
         while let Ok(ask) = self.asks.try_recv() {
             self.take_ask(now, ask);
         }
@@ -230,6 +238,9 @@ impl Driver {
             self.decide(now, BridgeEvent::Tick);
         }
         self.settle(now);
+        if let Bus::Redis(bus) = &mut self.bus {
+            bus.flush();
+        }
         // Both, always.
         self.store.flush() | self.mesh.flush()
     }
@@ -287,6 +298,19 @@ impl Driver {
         self.store_events = events;
     }
 
+    fn take_bus(&mut self, now: Now) {
+        let Bus::Redis(bus) = &mut self.bus else { return };
+        let mut told = std::mem::take(&mut self.bus_told);
+        bus.receive(TURN_MESSAGES_MAX, &mut told);
+        for told in told.drain(..) {
+            match told {
+                Told::Reply(reply) => self.decide(now, BridgeEvent::BusReply(reply)),
+                Told::Event(event) => self.decide(now, BridgeEvent::BusEvent(event)),
+            }
+        }
+        self.bus_told = told;
+    }
+
     fn take_ask(&mut self, now: Now, ask: Ask) {
         match ask {
             Ask::Call { what, answer } => {
@@ -318,6 +342,10 @@ impl Driver {
             shards: self.shards.clone(),
             bridge: self.bridge.stats().clone(),
             store: Arc::clone(&self.store_figures),
+            bus: match &self.bus {
+                Bus::Local(_) => BusFigures::default(),
+                Bus::Redis(bus) => bus.figures(),
+            },
             turns_total: self.turns_total,
             busy_us_total: self.busy_us_total,
         }
@@ -343,17 +371,7 @@ impl Driver {
     fn carry_out(&mut self, now: Now, effect: BridgeEffect) {
         match effect {
             BridgeEffect::Shard(shard, message) => self.mesh.send(shard, message),
-            BridgeEffect::Bus(request) => {
-                let mut events = std::mem::take(&mut self.bus_events);
-                let reply = self.bus.handle(now, request, &mut events);
-                for event in events.drain(..) {
-                    self.decide(now, BridgeEvent::BusEvent(event));
-                }
-                self.bus_events = events;
-                if let Some(reply) = reply {
-                    self.decide(now, BridgeEvent::BusReply(reply));
-                }
-            }
+            BridgeEffect::Bus(request) => self.ask_bus(now, request),
             // Only a node in a cluster asks, and its bus is not the local one.
             BridgeEffect::Cluster(_) => {}
             BridgeEffect::Store(request) => self.store.send(request),
@@ -373,5 +391,28 @@ impl Driver {
             }
             BridgeEffect::Finished => self.finished = true,
         }
+    }
+    fn ask_bus(&mut self, now: Now, request: BusRequest) {
+        let bus = match &mut self.bus {
+            Bus::Local(bus) => bus,
+            Bus::Redis(bus) => return bus.ask(request),
+        };
+        let mut events = std::mem::take(&mut self.bus_events);
+        let reply = bus.handle(now, request, &mut events);
+        for event in events.drain(..) {
+            self.decide(now, BridgeEvent::BusEvent(event));
+        }
+        self.bus_events = events;
+        if let Some(reply) = reply {
+            self.decide(now, BridgeEvent::BusReply(reply));
+        }
+    }
+}
+
+/// Ends when the bus has something to tell; the local one never has.
+async fn bus_woken(bus: &mut Bus) {
+    match bus {
+        Bus::Local(_) => std::future::pending().await,
+        Bus::Redis(bus) => bus.woken().await,
     }
 }

@@ -1,5 +1,6 @@
 //! The node's figures as the bridge thread knows them, for metrics, health and `/v1/stats`.
 
+use crate::bus::BusFigures;
 use crate::store::StoreFigures;
 use roomwire_engine::bridge::BridgeStats;
 use roomwire_engine::stats::ShardStats;
@@ -128,6 +129,8 @@ pub struct NodeFigures {
     pub bridge: BridgeStats,
     /// The store's.
     pub store: Arc<StoreFigures>,
+    /// The bus's.
+    pub bus: BusFigures,
     /// Turns of the bridge thread.
     pub turns_total: u64,
     /// Microseconds that the bridge thread was not asleep.

@@ -1,5 +1,5 @@
 //! Where each value comes from. Precedence: flag, environment, file, default; the names that older deployments set
-//! (`PORT`, `JWT_SECRET`, `RUST_LOG`) stand between the environment's own and the file.
+//! (`PORT`, `JWT_SECRET`, `RUST_LOG`, `REDIS_HOST`, `REDIS_PORT`) stand between the environment's own and the file.
 
 use super::keys::{self, Key, Kind};
 use std::collections::BTreeMap;
@@ -192,6 +192,7 @@ impl Layers {
     }
 
     fn read_older_names(&mut self, environment: &EnvironmentNames, problems: &mut Problems) {
+        self.read_redis_host(environment, problems);
         for (name, path) in [("JWT_SECRET", "auth.secret"), ("RUST_LOG", "log.level"), ("PORT", "listen.addr")] {
             let Some(text) = environment.older.get(name).filter(|text| !text.is_empty()) else { continue };
             let Some(key) = keys::find(path) else { continue };
@@ -199,6 +200,33 @@ impl Layers {
             match value {
                 Some(value) => self.put(key, value, Origin::Environment(name.to_owned())),
                 None => problems.0.push(format!("{name}: expected a port number, got \"{text}\"")),
+            }
+        }
+    }
+
+    /// `REDIS_HOST` and `REDIS_PORT`: where Redis is, and that it is the bus.
+    fn read_redis_host(&mut self, environment: &EnvironmentNames, problems: &mut Problems) {
+        let given = |name: &str| environment.older.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
+        let (host, port) = (given("REDIS_HOST"), given("REDIS_PORT"));
+        // Kubernetes sets REDIS_PORT=tcp://10.0.0.1:6379 in every pod beside a service called `redis`.
+        let (port, is_foreign) = match port.and_then(|port| port.strip_prefix("tcp://")) {
+            Some(address) => (address.rsplit(':').next(), true),
+            None => (port, false),
+        };
+        let name = match (host, port) {
+            (Some(_), _) => "REDIS_HOST",
+            (None, Some(_)) if !is_foreign => "REDIS_PORT",
+            _ => return,
+        };
+        let (host, port) = (host.unwrap_or("127.0.0.1"), port.unwrap_or("6379"));
+        if port.parse::<u16>().is_err() {
+            return problems.0.push(format!("REDIS_PORT: expected a port number, got \"{port}\""));
+        }
+        let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
+        let values = [("bus.kind", "redis".to_owned()), ("bus.redis.url", format!("redis://{host}:{port}"))];
+        for (path, value) in values {
+            if let Some(key) = keys::find(path) {
+                self.put(key, Value::String(value), Origin::Environment(name.to_owned()));
             }
         }
     }
@@ -298,7 +326,8 @@ impl EnvironmentNames {
         let mut names = EnvironmentNames { own: BTreeMap::new(), older: BTreeMap::new() };
         for (name, value) in environment {
             let Some(name) = name.to_str() else { continue };
-            let older = ["PORT", "JWT_SECRET", "RUST_LOG"].into_iter().find(|older| *older == name);
+            let older =
+                ["PORT", "JWT_SECRET", "RUST_LOG", "REDIS_HOST", "REDIS_PORT"].into_iter().find(|older| *older == name);
             if older.is_none() && (!name.starts_with("ROOMWIRE_") || is_foreign(name)) {
                 continue;
             }

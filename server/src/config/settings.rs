@@ -1,9 +1,11 @@
 //! From values to settings: what the host decides, and the relations between keys.
 
+use super::bus;
 use super::layers::{Layers, Problems};
 use super::secret::Secret;
 use super::types::{Config, LimitsSection};
 use crate::auth::token::SECRET_BYTES_MIN;
+use crate::bus::redis::RedisConfig;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use toml::Value;
@@ -56,6 +58,8 @@ pub struct Settings {
     pub node: String,
     /// `data.dir`.
     pub data_dir: PathBuf,
+    /// `bus.redis.*`, where it is the bus.
+    pub redis: Option<RedisConfig>,
     /// The cores to pin to.
     pub cpus: Vec<usize>,
     /// A local trial: loopback only, demo page, a secret of its own.
@@ -84,6 +88,7 @@ impl Settings {
         check_secrets(&config, dev, &mut problems);
         check_limits(&config, &mut problems);
         check_connections(&config, &layers, host, shards, &mut problems);
+        let redis = bus::resolve(&config, &mut problems);
         if !problems.0.is_empty() {
             return Err(problems);
         }
@@ -98,6 +103,7 @@ impl Settings {
             shards,
             node: config.node.id.clone().unwrap_or_default(),
             data_dir: PathBuf::from(&config.data.dir),
+            redis,
             cpus: host.cpus.clone(),
             dev,
             warnings,

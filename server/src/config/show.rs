@@ -93,7 +93,8 @@ const REFERENCE_HEAD: &str = "\
 
 1. the flag `--set key=value`, as often as needed;
 2. the environment variable of the key, `ROOMWIRE_SECTION__NAME` (two underscores between the parts);
-3. `PORT` (the port of `listen.addr`), `JWT_SECRET` (`auth.secret`), `RUST_LOG` (`log.level`), which older deployments set;
+3. `PORT` (the port of `listen.addr`), `JWT_SECRET` (`auth.secret`), `RUST_LOG` (`log.level`), `REDIS_HOST` and `REDIS_PORT` (`bus.redis.url`, and
+   `bus.kind = \"redis\"`), which older deployments set;
 4. the TOML file named with `--config FILE` or `ROOMWIRE_CONFIG`;
 5. the default.
 

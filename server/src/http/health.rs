@@ -3,6 +3,7 @@
 use super::answer::{Problem, json_answer};
 use super::{App, figures};
 use crate::bridge::{NodeFigures, Phase};
+use crate::bus::BusState;
 use crate::store::StoreState;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -29,24 +30,30 @@ pub(super) async fn ready(app: State<App>) -> Result<Response, Problem> {
 
 fn readiness(figures: &NodeFigures, requires_backends: bool) -> (bool, Value) {
     let silent = silent_shards(figures);
-    let cause = match &figures.store.state {
+    let store = match &figures.store.state {
         StoreState::Healthy if figures.bridge.store_degraded_now => Some("the store answers late or not at all"),
         StoreState::Healthy => None,
         StoreState::Degraded(cause) => Some(&**cause),
     };
-    let ready = figures.phase == Phase::Running && silent.is_empty() && (cause.is_none() || !requires_backends);
+    let bus = match &figures.bus.state {
+        BusState::Healthy => None,
+        BusState::Degraded(cause) => Some(&**cause),
+    };
+    let is_degraded = store.is_some() || bus.is_some();
+    let ready = figures.phase == Phase::Running && silent.is_empty() && !(is_degraded && requires_backends);
     let status = match figures.phase {
         Phase::Running if !silent.is_empty() => "stuck",
-        Phase::Running if cause.is_some() => "degraded",
+        Phase::Running if is_degraded => "degraded",
         Phase::Running => "ready",
         phase => phase.as_str(),
     };
-    let store = match cause {
+    let backend = |cause: Option<&str>| match cause {
         None => json!({ "status": "ok" }),
         Some(cause) => json!({ "status": "degraded", "cause": cause }),
     };
     let shards = json!({ "status": if silent.is_empty() { "ok" } else { "silent" }, "silent": silent });
-    (ready, json!({ "status": status, "checks": { "shards": shards, "store": store, "bus": { "status": "ok" } } }))
+    let checks = json!({ "shards": shards, "store": backend(store), "bus": backend(bus) });
+    (ready, json!({ "status": status, "checks": checks }))
 }
 
 /// `GET /version`

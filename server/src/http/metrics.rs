@@ -4,6 +4,7 @@ use super::answer::Problem;
 use super::stats::fanout;
 use super::{App, figures};
 use crate::bridge::NodeFigures;
+use crate::bus::BusState;
 use crate::store::StoreState;
 use axum::extract::State;
 use axum::http::header;
@@ -125,7 +126,8 @@ impl Collector for Scrape {
         self.reasons(&mut writer)?;
         self.shards(&mut writer)?;
         self.bridge(&mut writer)?;
-        self.store(&mut writer)
+        self.store(&mut writer)?;
+        self.bus(&mut writer)
     }
 }
 
@@ -255,5 +257,44 @@ impl Scrape {
             &store.append_us,
         )?;
         writer.seconds("store_commit_seconds", "One group commit, its fsync included", &store.commit_us)
+    }
+    fn bus(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let bus = &self.figures.bus;
+        if !bus.is_remote {
+            return Ok(());
+        }
+        let degraded = bus.state != BusState::Healthy;
+        writer.gauge("bus_degraded", "1 while the bus is in trouble", u64::from(degraded))?;
+        writer.gauge("bus_connected", "1 while commands can be sent", u64::from(bus.connected_now))?;
+        let hears = u64::from(bus.subscriber_connected_now);
+        writer.gauge("bus_subscriber_connected", "1 while events of other nodes are heard", hears)?;
+        writer.gauge("bus_rooms_subscribed", "Rooms that the node listens to", bus.rooms_subscribed_now)?;
+        writer.gauge("bus_requests_waiting", "Requests that are not answered yet", bus.requests_waiting_now)?;
+        writer.counter("bus_commands", "Commands sent", bus.commands_total)?;
+        writer.counter("bus_pipelines", "Pipelines sent", bus.pipelines_total)?;
+        writer.counter("bus_failures", "Commands of unknown outcome, or refused by Redis", bus.failures_total)?;
+        writer.counter(
+            "bus_refused",
+            "Requests refused at once: no connection, or too many wait",
+            bus.refused_total,
+        )?;
+        writer.counter("bus_reconnects", "Times that the command connection was lost", bus.reconnects_total)?;
+        writer.counter(
+            "bus_scripts_reloaded",
+            "Times that Redis had forgotten the scripts",
+            bus.scripts_reloaded_total,
+        )?;
+        let again = bus.resubscriptions_total;
+        writer.counter("bus_resubscriptions", "Times that all channels were subscribed to again", again)?;
+        writer.counter("bus_events", "Payloads heard on the channels", bus.events_total)?;
+        let dropped = [
+            ("too_large", bus.dropped_too_large_total),
+            ("no_object", bus.dropped_no_object_total),
+            ("not_ours", bus.dropped_not_ours_total),
+            ("full", bus.dropped_full_total),
+        ];
+        let series = dropped.into_iter().map(|(reason, count)| (vec![("reason", reason)], count));
+        writer.counters("bus_dropped", "Payloads dropped, by reason", series)?;
+        writer.seconds("bus_pipeline_seconds", "From a pipeline's start to its answer", &bus.pipeline_us)
     }
 }

@@ -4,6 +4,7 @@
 
 use super::{Dev, HttpConfig, serve};
 use crate::bridge::{Ask, NodeFigures, Phase, ShardView};
+use crate::bus::BusFigures;
 use crate::store::{StoreFigures, StoreState};
 use bytes::Bytes;
 use roomwire_engine::bridge::{Answer, BridgeStats, Call};
@@ -72,6 +73,7 @@ fn figures() -> NodeFigures {
             durable_us: latency_histogram(),
         },
         store: Arc::new(StoreFigures::default()),
+        bus: BusFigures::default(),
         turns_total: 9,
         busy_us_total: 10,
     }

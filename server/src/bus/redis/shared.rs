@@ -1,0 +1,137 @@
+//! What the connections of one bus share: the configuration, the nodes' key, figures and troubles, and the way to the
+//! bridge.
+
+use super::commands::Dialect;
+use super::config::RedisConfig;
+use super::order::CallId;
+use super::payload::{Judge, own_tail};
+use crate::bus::{BusFigures, BusState};
+use roomwire_engine::bus::{BusEvent, BusReply};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// The least and the most time between two attempts to connect.
+const BACK_OFF_MS: u64 = 50;
+const BACK_OFF_MS_MAX: u64 = 1_000;
+
+/// From a connection to the bridge. The lane is bounded: a connection waits for room, and reads no further meanwhile.
+#[derive(Debug)]
+pub(super) enum Inward {
+    /// Answers to calls.
+    Answered(Vec<(CallId, BusReply)>),
+    /// Answers to subscriptions.
+    Subscribed(Vec<BusReply>),
+    /// Something heard.
+    Event(BusEvent),
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// The configuration.
+    pub(super) config: RedisConfig,
+    /// How commands are written.
+    pub(super) dialect: Dialect,
+    /// Judges what is heard.
+    pub(super) judge: Judge,
+    /// The way to the bridge.
+    pub(super) inward: mpsc::Sender<Inward>,
+    /// What this node would vouch with, if Redis held no key.
+    own_key: Arc<str>,
+    key: Mutex<Option<Arc<str>>>,
+    figures: Mutex<BusFigures>,
+    troubles: Mutex<BTreeMap<&'static str, Arc<str>>>,
+}
+
+/// Everything runs on the bridge thread, so no lock is ever waited for; a panic ends the process anyway.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// For one bus.
+    #[must_use]
+    pub(super) fn new(config: RedisConfig, own_key: &str, inward: mpsc::Sender<Inward>) -> Shared {
+        let dialect = Dialect { own_tail: own_tail(&config.from), is_sharded: config.is_sharded };
+        let figures = BusFigures {
+            is_remote: true,
+            connected_now: false,
+            subscriber_connected_now: false,
+            ..BusFigures::default()
+        };
+        Shared {
+            judge: Judge::new(&config.from, config.content_bytes_max),
+            dialect,
+            config,
+            inward,
+            own_key: Arc::from(own_key),
+            key: Mutex::new(None),
+            figures: Mutex::new(figures),
+            troubles: Mutex::default(),
+        }
+    }
+
+    /// What the nodes vouch with, once it is known.
+    #[must_use]
+    pub(super) fn key(&self) -> Option<Arc<str>> {
+        lock(&self.key).clone()
+    }
+
+    /// What Redis is to hold as the key, where it holds none: the one in use, so that an emptied Redis gets it back.
+    #[must_use]
+    pub(super) fn key_offered(&self) -> Arc<str> {
+        self.key().unwrap_or_else(|| Arc::clone(&self.own_key))
+    }
+
+    /// Redis holds this key.
+    pub(super) fn set_key(&self, key: &str) {
+        let mut held = lock(&self.key);
+        if held.as_deref() != Some(key) {
+            *held = Some(Arc::from(key));
+        }
+    }
+
+    /// The figures, to count.
+    pub(super) fn count(&self, count: impl FnOnce(&mut BusFigures)) {
+        count(&mut lock(&self.figures));
+    }
+
+    /// The figures, with the state.
+    #[must_use]
+    pub(super) fn figures(&self) -> BusFigures {
+        let mut figures = lock(&self.figures).clone();
+        figures.state = lock(&self.troubles)
+            .values()
+            .next()
+            .map_or(BusState::Healthy, |cause| BusState::Degraded(Arc::clone(cause)));
+        figures
+    }
+
+    /// A part of the bus is in trouble: said once in the log, and as long as it lasts in the figures.
+    pub(super) fn trouble(&self, part: &'static str, cause: &str) {
+        let before = lock(&self.troubles).insert(part, Arc::from(cause));
+        if before.is_none_or(|before| *before != *cause) {
+            tracing::warn!(part, cause, "the bus is in trouble");
+        }
+    }
+
+    /// A part of the bus works.
+    pub(super) fn works(&self, part: &'static str) {
+        if lock(&self.troubles).remove(part).is_some() {
+            tracing::info!(part, "the bus works again");
+        }
+    }
+}
+
+/// The wait before the next attempt, with full jitter above the least: nodes that lost Redis together must not come back
+/// together.
+#[must_use]
+pub(super) fn back_off(failures: u32) -> Duration {
+    let most = (BACK_OFF_MS << failures.min(8)).min(BACK_OFF_MS_MAX);
+    let mut bytes = [0; 8];
+    // Without random numbers the wait is the longest one.
+    let share = getrandom::fill(&mut bytes).map_or(u64::MAX, |()| u64::from_ne_bytes(bytes));
+    Duration::from_millis(BACK_OFF_MS / 2 + share % most.max(1))
+}
