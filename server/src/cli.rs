@@ -4,7 +4,7 @@ mod generate;
 
 use crate::auth::{Authenticator, Mint};
 use crate::config::{Host, Layers, Problems, Secret, Settings, Sources, show};
-use crate::{boot, logs};
+use crate::{boot, doctor, logs};
 use clap::{Args, Parser, Subcommand};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -74,6 +74,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look at this machine: what would keep a node from serving or limit it, and the cure; exit status 0, 1 or 78
+    Doctor(DoctorArgs),
     /// Print a configuration file with every key and its default
     GenConfig,
     /// Mint a token for a user, signed with auth.secret
@@ -100,6 +102,18 @@ struct ServeArgs {
     /// Answer each message with itself, and nothing else: for conformance runs
     #[arg(long)]
     echo: bool,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+struct DoctorArgs {
+    #[command(flatten)]
+    dev: DevArgs,
+    /// How many connections the node is to hold; by default what its configuration allows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    connections: Option<u64>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -141,6 +155,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             print(text.trim());
             Ok(())
         }
+        Command::Doctor(args) => examine(cli.config, args),
         Command::GenConfig => {
             print(show::example().trim_end());
             Ok(())
@@ -168,6 +183,24 @@ fn serve(config: ConfigArgs, args: ServeArgs) -> Result<(), Failure> {
     let settings = settings(config, args.dev).map_err(|problems| Failure::config(problems.to_string()))?;
     logs::start(&settings.config.log).map_err(Failure::config)?;
     boot::serve(&settings, args.echo)
+}
+
+fn examine(config: ConfigArgs, args: DoctorArgs) -> Result<(), Failure> {
+    let settings = settings(config, args.dev.dev).map_err(|problems| Failure::config(problems.to_string()))?;
+    let connections = args.connections.unwrap_or_else(|| {
+        // Resolving filled it in.
+        u64::from(settings.config.limits.connections_max.unwrap_or_default())
+    });
+    let report = doctor::examine(&settings, connections);
+    if args.json {
+        print(&serde_json::to_string_pretty(&report).unwrap_or_default());
+    } else {
+        print(&report.text());
+    }
+    match report.status() {
+        0 => Ok(()),
+        status => Err(Failure { status, message: String::new() }),
+    }
 }
 
 fn token(config: ConfigArgs, args: TokenArgs) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ pub mod bridge;
 pub mod bus;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod http;
 pub mod logs;
 pub mod signals;

@@ -57,11 +57,32 @@ fn version_and_help_are_answered() {
     assert_eq!(ended(&mut dir.roomwire(&["--version"])).1, version);
     let (status, help, _) = ended(&mut dir.roomwire(&["--help"]));
     assert_eq!(status, 0);
-    for word in ["serve", "check-config", "print-config", "token", "--config", "--set", "78"] {
+    for word in ["serve", "check-config", "print-config", "doctor", "token", "--config", "--set", "78"] {
         assert!(help.contains(word), "{word}");
     }
     assert_eq!(ended(&mut dir.roomwire(&["fly"])).0, 2);
     assert_eq!(ended(&mut dir.roomwire(&[])).0, 2);
+}
+
+#[test]
+fn doctor_finds_a_taken_port_and_a_low_descriptor_limit_and_names_the_cures() {
+    let dir = TempDir::new("doctor");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listen = format!("listen.addr={}", taken.local_addr().expect("bound"));
+    let args =
+        ["doctor", "--dev", "--json", "--connections", "90000000", "--set", &listen, "--set", "http.addr=127.0.0.1:0"];
+    let (status, stdout, stderr) = ended(&mut dir.roomwire(&args));
+    assert_eq!((status, stderr.as_str()), (78, ""));
+    let report: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    let finding = |name: &str| {
+        let findings = report["findings"].as_array().expect("a list");
+        findings.iter().find(|finding| finding["name"] == name).unwrap_or_else(|| panic!("no {name}")).clone()
+    };
+    assert_eq!(finding("listen.addr")["verdict"], "fails");
+    assert_eq!(finding("http.addr")["verdict"], "fine");
+    assert_eq!(finding("kernel")["verdict"], "fine");
+    assert!(finding("descriptors")["cure"].as_str().is_some_and(|cure| cure.contains("LimitNOFILE=")));
+    assert!(!dir.0.join("roomwire-data").exists(), "it leaves nothing behind");
 }
 
 #[test]

@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use toml::Value;
 
 /// Descriptors kept for everything that is not a client's socket: the store's files, listeners, rings, HTTP.
-const DESCRIPTORS_KEPT: u64 = 256;
+pub(crate) const DESCRIPTORS_KEPT: u64 = 256;
 /// And for each shard on top: its rings, its bell, its listener.
-const DESCRIPTORS_KEPT_PER_SHARD: u64 = 16;
+pub(crate) const DESCRIPTORS_KEPT_PER_SHARD: u64 = 16;
 /// A node that could hold fewer connections than this is misconfigured.
 const CONNECTIONS_MIN: u64 = 64;
 /// What a frame needs besides its content: names, ids, times.
