@@ -45,9 +45,9 @@ pub(crate) enum Dialect {
 /// What every run wants to know.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Where the server listens
-    #[arg(long, default_value = "127.0.0.1:8080")]
-    pub(crate) addr: SocketAddr,
+    /// Where the server listens; with several (--addr A,B) the members of each room are spread over these nodes
+    #[arg(long, default_value = "127.0.0.1:8080", value_delimiter = ',')]
+    pub(crate) addr: Vec<SocketAddr>,
     /// Path of the upgrade request
     #[arg(long, default_value = "/")]
     pub(crate) path: String,
@@ -56,12 +56,12 @@ pub(crate) struct Common {
     /// HS256 secret that tokens for the users u0, u1, ... are signed with
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub(crate) secret: String,
-    /// Pid of the running server, to measure what the run costs it
-    #[arg(long, conflicts_with = "spawn")]
-    pub(crate) pid: Option<u32>,
-    /// Start the server with this shell command, measure it, and stop it at the end
+    /// Pid of the running server, to measure what the run costs it; several are added up
+    #[arg(long, conflicts_with = "spawn", value_delimiter = ',')]
+    pub(crate) pid: Vec<u32>,
+    /// Start the server with this shell command, measure it, and stop it at the end; once for each --addr
     #[arg(long, value_name = "CMD")]
-    pub(crate) spawn: Option<String>,
+    pub(crate) spawn: Vec<String>,
     /// Cores that --spawn pins the server to, as taskset reads them
     #[arg(long, value_name = "LIST", requires = "spawn")]
     pub(crate) server_cpu: Option<String>,

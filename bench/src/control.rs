@@ -50,6 +50,8 @@ pub(crate) struct WorkerResult {
     pub(crate) arrived_in_window: u64,
     /// From the intended send time to the arrival at each receiver.
     pub(crate) delivery: LatencyCounts,
+    /// Of those, from a publisher on one node to a receiver on another.
+    pub(crate) delivery_across: LatencyCounts,
     /// From the intended send time to the ack at the publisher.
     pub(crate) ack: LatencyCounts,
     /// From the intended send time to the call that sent: the bench's own delay.

@@ -29,6 +29,8 @@ pub(crate) struct Observer {
     pub(crate) acks: Ledger,
     pub(crate) arrived_in_window: u64,
     pub(crate) delivery: Latencies,
+    /// Of those, the deliveries between two nodes.
+    pub(crate) delivery_across: Latencies,
     pub(crate) ack: Latencies,
     pub(crate) closed: BTreeMap<String, u64>,
     pub(crate) complaints: BTreeMap<String, u64>,
@@ -51,6 +53,7 @@ impl Observer {
             acks: Ledger::new(own, 0, acks),
             arrived_in_window: 0,
             delivery: Latencies::new(),
+            delivery_across: Latencies::new(),
             ack: Latencies::new(),
             closed: BTreeMap::new(),
             complaints: BTreeMap::new(),
@@ -117,7 +120,12 @@ impl Observer {
             self.arrived_in_window += 1;
         }
         if self.window.contains(&stamp.intended_ns) {
-            self.delivery.record(at_ns.saturating_sub(stamp.intended_ns));
+            let latency_ns = at_ns.saturating_sub(stamp.intended_ns);
+            self.delivery.record(latency_ns);
+            let from = topology.connection_of(stamp.publisher);
+            if self.plan.node_of(from) != self.plan.node_of(self.plan.connection(local)) {
+                self.delivery_across.record(latency_ns);
+            }
         }
     }
 

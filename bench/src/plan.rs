@@ -23,7 +23,8 @@ pub(crate) enum Mode {
 /// One run, as each worker gets it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
-    pub(crate) addr: SocketAddr,
+    /// The nodes of the server.
+    pub(crate) addrs: Vec<SocketAddr>,
     pub(crate) path: String,
     pub(crate) dialect: Dialect,
     pub(crate) mode: Mode,
@@ -53,6 +54,13 @@ impl Plan {
         format!("bench-{}-{room}", self.run_id)
     }
 
+    /// Which of `addrs` `connection` goes to: neighbours in a room go to different nodes, and so do the first members of
+    /// neighbouring rooms, which publish.
+    pub(crate) fn node_of(&self, connection: u32) -> usize {
+        let members = self.schedule.topology.members;
+        ((connection / members) as usize + (connection % members) as usize) % self.addrs.len()
+    }
+
     /// How many connections this worker holds.
     pub(crate) fn own_connections(&self) -> usize {
         let all = self.schedule.topology.connections();
@@ -78,7 +86,7 @@ pub(crate) mod tests {
     /// A plan of worker `worker` of `workers`.
     pub(crate) fn plan(topology: Topology, messages: u64, worker: u32, workers: u32) -> Plan {
         Plan {
-            addr: ([127, 0, 0, 1], 1).into(),
+            addrs: vec![([127, 0, 0, 1], 1).into()],
             path: "/".into(),
             dialect: Dialect::Roomwire,
             mode: Mode::Chat,
@@ -112,5 +120,23 @@ pub(crate) mod tests {
             }
             assert_eq!(owners, vec![1; 15], "{workers} workers");
         }
+    }
+
+    #[test]
+    fn members_and_publishers_are_spread_over_the_nodes() {
+        let topology = Topology { rooms: 30, members: 6, publishers: 1 };
+        let plan = Plan { addrs: vec![([127, 0, 0, 1], 1).into(); 3], ..plan(topology, 0, 0, 1) };
+        for room in 0..30 {
+            let mut members = [0; 3];
+            for connection in room * 6..room * 6 + 6 {
+                members[plan.node_of(connection)] += 1;
+            }
+            assert_eq!(members, [2; 3], "room {room}");
+        }
+        let mut publishers = [0; 3];
+        for publisher in 0..30 {
+            publishers[plan.node_of(topology.connection_of(publisher))] += 1;
+        }
+        assert_eq!(publishers, [10; 3]);
     }
 }

@@ -28,6 +28,9 @@ pub(crate) struct Report {
     pub(crate) load: LoadFigures,
     /// From the intended send time to the arrival at each receiver.
     pub(crate) delivery: Option<Percentiles>,
+    /// Of those, from a publisher on one node to a receiver on another.
+    #[serde(default)]
+    pub(crate) delivery_across: Option<Percentiles>,
     /// From the intended send time to the ack at the publisher.
     pub(crate) ack: Option<Percentiles>,
     pub(crate) server: Option<ServerFigures>,
@@ -46,6 +49,14 @@ pub(crate) struct Shape {
     pub(crate) warm_up_secs: f64,
     pub(crate) measured_secs: f64,
     pub(crate) workers: u32,
+    /// Nodes of the server.
+    #[serde(default = "one")]
+    pub(crate) nodes: usize,
+}
+
+/// Reports from before there were several.
+fn one() -> usize {
+    1
 }
 
 /// What the workers did and saw, added up.
@@ -101,8 +112,9 @@ pub(crate) struct Drift {
 }
 
 impl LoadFigures {
-    /// Adds up what the workers measured over `seconds`; also the merged histograms of deliveries and acks.
-    pub(crate) fn merge(results: &[WorkerResult], seconds: f64) -> (LoadFigures, [Option<Percentiles>; 2]) {
+    /// Adds up what the workers measured over `seconds`; also the merged histograms of deliveries, those between nodes,
+    /// and acks.
+    pub(crate) fn merge(results: &[WorkerResult], seconds: f64) -> (LoadFigures, [Option<Percentiles>; 3]) {
         let mut sum = LoadFigures::default();
         for result in results {
             sum.scheduled += result.scheduled;
@@ -119,7 +131,11 @@ impl LoadFigures {
         }
         sum.arrived_per_second = sum.arrived_in_window as f64 / seconds;
         sum.send_lag = merged(results, |result| &result.send_lag);
-        let latencies = [merged(results, |result| &result.delivery), merged(results, |result| &result.ack)];
+        let latencies = [
+            merged(results, |result| &result.delivery),
+            merged(results, |result| &result.delivery_across),
+            merged(results, |result| &result.ack),
+        ];
         (sum, latencies)
     }
 
@@ -236,8 +252,8 @@ impl Report {
     fn rows(&self) -> Vec<(&'static str, String)> {
         let (shape, load) = (&self.shape, &self.load);
         let mut rows = vec![(
-            "connections, rooms x members",
-            format!("{}, {} x {}", shape.connections, shape.rooms, shape.members),
+            "connections, rooms x members, nodes",
+            format!("{}, {} x {}, {}", shape.connections, shape.rooms, shape.members, shape.nodes),
         )];
         if load.scheduled > 0 {
             rows.push(("target rate, content", format!("{}/s, {} B", shape.messages_per_second, shape.content_bytes)));
@@ -254,9 +270,12 @@ impl Report {
         if load.acks.expected > 0 {
             rows.push(("ledger: acks", ledger_row(load.acks)));
         }
-        for (name, percentiles) in
-            [("publish to arrival", self.delivery), ("publish to ack", self.ack), ("bench's send lag", load.send_lag)]
-        {
+        for (name, percentiles) in [
+            ("publish to arrival", self.delivery),
+            ("publish to arrival, other node", self.delivery_across),
+            ("publish to ack", self.ack),
+            ("bench's send lag", load.send_lag),
+        ] {
             rows.extend(percentiles.map(|percentiles| (name, percentiles_row(percentiles))));
         }
         rows.push((

@@ -15,7 +15,7 @@ use crate::environment::Environment;
 use crate::plan::{Mode, Plan};
 use crate::report::{Drift, LoadFigures, Report, ServerFigures, Shape};
 use crate::schedule::{Schedule, Topology};
-use crate::server_process::ServerProcess;
+use crate::server_process::Servers;
 use crate::server_usage::Sample;
 use crate::sys::now_ns;
 
@@ -58,7 +58,7 @@ impl Ask<'_> {
         let rate = if self.mode == Mode::Still { 0.0 } else { self.rate };
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Plan {
-            addr: self.common.addr,
+            addrs: self.common.addr.clone(),
             path: self.common.path.clone(),
             dialect: self.common.dialect,
             mode: self.mode,
@@ -67,7 +67,7 @@ impl Ask<'_> {
             run_id: format!("{:x}", since.as_millis()),
             worker: 0,
             workers: self.common.workers.min(self.topology.connections()),
-            sources: if self.common.addr.ip().is_loopback() { self.common.sources } else { 0 },
+            sources: if self.common.addr.iter().all(|addr| addr.ip().is_loopback()) { self.common.sources } else { 0 },
             connect_burst: self.common.connect_burst,
             schedule: Schedule::lasting(self.topology, rate, self.warm_up + self.seconds),
             size: self.size,
@@ -88,6 +88,7 @@ impl Ask<'_> {
             warm_up_secs: self.warm_up,
             measured_secs: self.seconds,
             workers: self.common.workers,
+            nodes: self.common.addr.len(),
         }
     }
 
@@ -96,8 +97,8 @@ impl Ask<'_> {
         self.check()?;
         let (common, plan) = (self.common, self.plan());
         let environment = Environment::of(common);
-        let server = ServerProcess::of(common)?;
-        let sample = || server.as_ref().map(ServerProcess::sample).transpose();
+        let server = Servers::of(common)?;
+        let sample = || server.as_ref().map(Servers::sample).transpose();
         let before = sample()?;
         let mut workers = Coordinator::start(&plan, common.client_cpu.as_deref())?;
         workers.wait_ready()?;
@@ -110,7 +111,7 @@ impl Ask<'_> {
         let memory = self.watch(&mut workers, server.as_ref(), start_ns + plan.measure_to_ns)?;
         let to = sample()?;
         let results = workers.results(plan.drain_ns)?;
-        let (load, [delivery, ack]) = LoadFigures::merge(&results, self.seconds);
+        let (load, [delivery, delivery_across, ack]) = LoadFigures::merge(&results, self.seconds);
         let server = match (before, ready, from, to) {
             (Some(before), Some(ready), Some(from), Some(to)) => {
                 Some(self.server_figures(&[before, ready, from, to], load.arrived_in_window))
@@ -127,6 +128,7 @@ impl Ask<'_> {
             void: load.void(),
             load,
             delivery,
+            delivery_across,
             ack,
             server,
             drift: Drift::of(memory),
@@ -134,7 +136,7 @@ impl Ask<'_> {
     }
 
     /// Lets the workers run until `to_ns`; the server's memory second by second, if asked.
-    fn watch(&self, workers: &mut Coordinator, server: Option<&ServerProcess>, to_ns: u64) -> Result<Vec<u64>> {
+    fn watch(&self, workers: &mut Coordinator, server: Option<&Servers>, to_ns: u64) -> Result<Vec<u64>> {
         let mut memory = Vec::new();
         if let Some(server) = server.filter(|_| self.watches_memory) {
             let mut next_ns = now_ns() + 1_000_000_000;

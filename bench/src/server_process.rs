@@ -1,4 +1,5 @@
-//! The server under load as a process: one that runs already, or one that the bench starts, pins and stops.
+//! The server under load as processes, one for each node: those that run already, or those that the bench starts, pins
+//! and stops. `runs` calls it.
 
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -16,25 +17,53 @@ const START_MAX: Duration = Duration::from_secs(60);
 /// How long a server may take to stop before it is killed.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
-/// See the module. Dropping it stops the server if the bench started it.
-pub(crate) struct ServerProcess {
+/// All nodes of the server; what they use is added up.
+pub(crate) struct Servers(Vec<ServerProcess>);
+
+impl Servers {
+    /// The server of the command line: by `--pid`, by `--spawn`, or none that could be measured.
+    pub(crate) fn of(common: &Common) -> Result<Option<Servers>> {
+        let (addrs, commands) = (&common.addr, &common.spawn);
+        if !commands.is_empty() && commands.len() != addrs.len() {
+            bail!(
+                "--spawn was given {} times for {} addresses: give one command for each",
+                commands.len(),
+                addrs.len()
+            );
+        }
+        let mut nodes = common.pid.iter().map(|pid| ServerProcess { pid: *pid, child: None }).collect::<Vec<_>>();
+        for (command, addr) in commands.iter().zip(addrs) {
+            nodes.push(ServerProcess::spawn(command, *addr, common)?);
+        }
+        Ok((!nodes.is_empty()).then_some(Servers(nodes)))
+    }
+
+    /// What the server has used so far.
+    pub(crate) fn sample(&self) -> Result<Sample> {
+        let mut nodes = self.0.iter().map(ServerProcess::sample);
+        let mut sum = nodes.next().context("no server to measure")??;
+        for node in nodes {
+            sum.add(&node?);
+        }
+        Ok(sum)
+    }
+
+    /// The server's resident memory.
+    pub(crate) fn rss_bytes(&self) -> Result<u64> {
+        self.0.iter().map(ServerProcess::rss_bytes).sum()
+    }
+}
+
+/// One node. Dropping it stops the node if the bench started it.
+struct ServerProcess {
     pid: u32,
     child: Option<Child>,
 }
 
 impl ServerProcess {
-    /// The server of the command line: by `--pid`, by `--spawn`, or none that could be measured.
-    pub(crate) fn of(common: &Common) -> Result<Option<ServerProcess>> {
-        match (&common.spawn, common.pid) {
-            (Some(command), _) => Self::spawn(command, common).map(Some),
-            (None, Some(pid)) => Ok(Some(ServerProcess { pid, child: None })),
-            (None, None) => Ok(None),
-        }
-    }
-
-    fn spawn(command: &str, common: &Common) -> Result<ServerProcess> {
-        if TcpStream::connect_timeout(&common.addr, Duration::from_millis(200)).is_ok() {
-            bail!("something listens on {} already", common.addr);
+    fn spawn(command: &str, addr: SocketAddr, common: &Common) -> Result<ServerProcess> {
+        if TcpStream::connect_timeout(&addr, Duration::from_millis(200)).is_ok() {
+            bail!("something listens on {addr} already");
         }
         // `exec` leaves one process, so that the child's pid is the server's; taskset does the same.
         let script = format!("exec {command}");
@@ -53,7 +82,7 @@ impl ServerProcess {
         shell.env("JWT_SECRET", &common.secret).stdin(Stdio::null()).stdout(std::io::stderr());
         let child = shell.spawn().context("cannot start the server")?;
         let mut server = ServerProcess { pid: child.id(), child: Some(child) };
-        server.wait_listening(common.addr)?;
+        server.wait_listening(addr)?;
         Ok(server)
     }
 
@@ -71,13 +100,11 @@ impl ServerProcess {
         Ok(())
     }
 
-    /// What the server has used so far.
-    pub(crate) fn sample(&self) -> Result<Sample> {
+    fn sample(&self) -> Result<Sample> {
         Sample::of(self.pid).with_context(|| format!("cannot read /proc of the server, pid {}", self.pid))
     }
 
-    /// The server's resident memory.
-    pub(crate) fn rss_bytes(&self) -> Result<u64> {
+    fn rss_bytes(&self) -> Result<u64> {
         server_usage::rss_bytes(self.pid).with_context(|| format!("cannot read the memory of pid {}", self.pid))
     }
 }

@@ -42,6 +42,19 @@ impl Sample {
         })
     }
 
+    /// Adds what another process has used; slab memory is the machine's, and counted already.
+    pub(crate) fn add(&mut self, other: &Sample) {
+        self.at_ns = self.at_ns.max(other.at_ns);
+        self.cpu_ns += other.cpu_ns;
+        self.rss_bytes += other.rss_bytes;
+        for (name, thread) in &other.threads {
+            let sum = self.threads.entry(name.clone()).or_default();
+            sum.cpu_ns += thread.cpu_ns;
+            sum.switches_voluntary += thread.switches_voluntary;
+            sum.switches_involuntary += thread.switches_involuntary;
+        }
+    }
+
     /// Context switches of all threads: wanted, forced.
     pub(crate) fn switches(&self) -> (u64, u64) {
         let sum = |field: fn(&Thread) -> u64| self.threads.values().map(field).sum();
@@ -140,6 +153,24 @@ mod tests {
         assert_eq!(field(status, "voluntary_ctxt_switches:"), Some(5));
         assert_eq!(field(status, "VmRSS:"), Some(900));
         assert_eq!(field(status, "VmHWM:"), None);
+    }
+
+    #[test]
+    fn nodes_add_up_and_the_machines_slab_is_counted_once() {
+        let thread = Thread { cpu_ns: 3, switches_voluntary: 4, switches_involuntary: 5 };
+        let node = |name: &str| Sample {
+            at_ns: 1,
+            cpu_ns: 10,
+            rss_bytes: 100,
+            slab_bytes: 1_000,
+            threads: BTreeMap::from([(name.to_owned(), thread)]),
+        };
+        let mut sum = node("shard-0");
+        sum.add(&node("shard-0"));
+        sum.add(&node("bridge"));
+        assert_eq!((sum.cpu_ns, sum.rss_bytes, sum.slab_bytes), (30, 300, 1_000));
+        assert_eq!((sum.threads["shard-0"].cpu_ns, sum.threads["bridge"].cpu_ns), (6, 3));
+        assert_eq!(sum.switches(), (12, 15));
     }
 
     #[test]

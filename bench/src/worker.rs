@@ -153,8 +153,9 @@ impl Worker {
                     sources => Some(Ipv4Addr::new(127, 0, 0, 1 + (connection % u32::from(sources)) as u8)),
                 };
                 worker.opened += 1;
-                let target = Target { addr: worker.plan.addr, resource: &resource, source };
-                worker.swarm.connect(target).with_context(|| format!("cannot connect to {}", worker.plan.addr))
+                let addr = worker.plan.addrs[worker.plan.node_of(connection)];
+                let target = Target { addr, resource: &resource, source };
+                worker.swarm.connect(target).with_context(|| format!("cannot connect to {addr}"))
             },
         )
     }
@@ -291,6 +292,7 @@ impl Worker {
             sent_in_window: self.sent_in_window,
             arrived_in_window: self.observer.arrived_in_window,
             delivery: self.observer.delivery.counts(),
+            delivery_across: self.observer.delivery_across.counts(),
             ack: self.observer.ack.counts(),
             send_lag: self.send_lag.counts(),
             deliveries: self.observer.deliveries.counts(),

@@ -21,9 +21,14 @@ struct Rooms {
 
 /// Starts a server that sends each delivery as often as `copies` says.
 fn server(copies: Copies) -> SocketAddr {
+    node(&Arc::default(), copies)
+}
+
+/// Starts one node of a server whose nodes share `rooms`.
+fn node(rooms: &Arc<Mutex<Rooms>>, copies: Copies) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("bound");
-    let rooms = Arc::new(Mutex::new(Rooms::default()));
+    let rooms = Arc::clone(rooms);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let rooms = Arc::clone(&rooms);
@@ -75,12 +80,17 @@ fn say(mut stream: &TcpStream, text: &str) {
 
 /// Runs `fanout` with 2 rooms of 3, 40 messages, 120 deliveries; the machine may be as slow as it likes.
 fn fanout(addr: SocketAddr, workers: u32) -> (Output, Value) {
-    let json = std::env::temp_dir().join(format!("roomwire-bench-{}-{}.json", std::process::id(), addr.port()));
+    fanout_over(&[addr], workers)
+}
+
+fn fanout_over(nodes: &[SocketAddr], workers: u32) -> (Output, Value) {
+    let json = std::env::temp_dir().join(format!("roomwire-bench-{}-{}.json", std::process::id(), nodes[0].port()));
+    let addrs = nodes.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
     let output = Command::new(env!("CARGO_BIN_EXE_roomwire-bench"))
         .args(["fanout", "--dialect", "plain", "--secret", "a secret of the test", "--rooms", "2", "--members", "3"])
         .args(["--rate", "100", "--warm-up", "0.1", "--seconds", "0.3", "--drain", "1"])
         .args(["--lag-ms-max", "1000000", "--cpu-percent-max", "1000000"])
-        .args(["--addr", &addr.to_string(), "--workers", &workers.to_string()])
+        .args(["--addr", &addrs, "--workers", &workers.to_string()])
         .arg("--json")
         .arg(&json)
         .output()
@@ -101,6 +111,17 @@ fn a_server_that_delivers_everything_once_passes_with_any_number_of_workers() {
         assert!(report["delivery"]["p50_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{report}");
         assert!(!report.to_string().contains("a secret of the test"));
     }
+}
+
+#[test]
+fn members_are_spread_over_the_nodes_and_what_crosses_them_is_told_apart() {
+    let rooms = Arc::default();
+    let (_, report) = fanout_over(&[node(&rooms, |_| 1), node(&rooms, |_| 1)], 2);
+    assert_eq!(report["void"], json!([]), "{report}");
+    assert_eq!(report["shape"]["nodes"], 2);
+    // Of three members two share a node with one publisher in two, so some deliveries cross and some do not.
+    let count = |field: &str| report[field]["count"].as_u64().unwrap_or(0);
+    assert!(0 < count("delivery_across") && count("delivery_across") < count("delivery"), "{report}");
 }
 
 #[test]
