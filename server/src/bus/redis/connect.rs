@@ -207,14 +207,14 @@ pub(super) async fn check(
         Ok(_) => None,
         Err(error) => return Err(said(address, &error)),
     };
+    // What a server says while it is full, lacks its replicas or cannot save: it may be better later.
+    let may_pass = |wrong: &str| ["OOM", "NOREPLICAS", "MISCONF", "READONLY"].iter().any(|code| wrong.contains(code));
     match wrong {
         None => Ok(()),
-        Some(wrong) if wrong.contains("NOPERM") || wrong.contains("ACL") || wrong.contains("permission") => {
-            Err(ConnectError::Operator(format!(
-                "Redis at {address}: this user may not do what the scripts need: {wrong}: grant what docs/operations.md lists"
-            )))
-        }
-        Some(wrong) => Err(ConnectError::Away(format!("Redis at {address}: {wrong}"))),
+        Some(wrong) if may_pass(&wrong) => Err(ConnectError::Away(format!("Redis at {address}: {wrong}"))),
+        Some(wrong) => Err(ConnectError::Operator(format!(
+            "Redis at {address}: this user may not do what the scripts need: {wrong}: grant what docs/operations.md lists"
+        ))),
     }
 }
 

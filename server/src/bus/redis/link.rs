@@ -68,7 +68,8 @@ impl Link {
         address: watch::Sender<Option<Address>>,
     ) -> Link {
         let (batches, receiver) = mpsc::channel(BATCHES_MAX);
-        let state = Arc::new(LinkState::default());
+        let state = LinkState { is_up: AtomicBool::new(session.is_some()), retry_ms: AtomicU32::default() };
+        let state = Arc::new(state);
         let task = Task { shared, batches: receiver, state: Arc::clone(&state), address };
         tokio::spawn(task.run(session));
         Link { batches, state }

@@ -1,10 +1,10 @@
 -- The start-up check: whether this user may do all that the scripts do. KEYS are those of a room that no client can name.
 -- Answers the errors, one text each.
 local wrong = {}
-local function try(...)
-  local answer = redis.pcall(...)
+local function try(command, ...)
+  local answer = redis.pcall(command, ...)
   if type(answer) == 'table' and answer.err then
-    wrong[#wrong + 1] = answer.err
+    wrong[#wrong + 1] = string.lower(command) .. ': ' .. answer.err
   end
 end
 try('DEL', H, P, D0, D1, LOG, RB)
