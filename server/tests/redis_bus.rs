@@ -497,3 +497,102 @@ fn an_acl_user_with_what_the_docs_list_will_do_and_one_without_is_told() {
         assert!(text.contains("docs/operations.md") && text.contains(hint), "{less}: {text}");
     }
 }
+
+#[test]
+fn failovers_of_sentinel_are_followed_by_both_connections() {
+    let mut servers = [RedisServer::start(&[]), RedisServer::start(&[])];
+    redis::cmd("REPLICAOF").arg("127.0.0.1").arg(servers[0].port).exec(&mut servers[1].connect()).unwrap();
+    let sentinel = RedisServer::start(&["--sentinel", &servers[0].port.to_string()]);
+    let knows_replica = || {
+        let mut ask = redis::cmd("SENTINEL");
+        ask.arg("REPLICAS").arg("roomwire").query::<Vec<redis::Value>>(&mut sentinel.connect()).unwrap().len() == 1
+    };
+    let servers_named = |nodes: Vec<Address>, name: &str| RedisConfig {
+        servers: Servers::Sentinel { nodes, master: name.to_owned(), login: Login::default() },
+        ..config(0)
+    };
+    let text = Driver::start(servers_named(vec![address(sentinel.port)], "other")).err().unwrap_or_default();
+    assert!(text.contains("bus.redis.sentinel.master_name"), "{text}");
+    // A Sentinel that is gone does not keep the others from being asked.
+    let nodes = vec![address(1), address(sentinel.port)];
+    let mut driver = Driver::start(servers_named(nodes, "roomwire")).unwrap();
+    driver.init("r", 1);
+    driver.subscribe("r");
+    driver.write("r", "a");
+    assert_eq!(driver.message(), (1, 1));
+    driver.until("a replica in sync", |_| knows_replica().then_some(()));
+    for (round, signal) in [(1, "-KILL"), (2, "-STOP")] {
+        let old = usize::from(round == 2);
+        servers[old].signal(signal);
+        let began = Instant::now();
+        driver.figures("degraded", |figures| figures.state != BusState::Healthy);
+        driver.lost();
+        driver.healthy();
+        let silence = began.elapsed();
+        assert!(silence < Duration::from_secs(10), "{silence:?}");
+        println!("{signal}: in sync {silence:?} after it (down-after-milliseconds 1000)");
+        driver.ask([head("r")]);
+        assert!(matches!(driver.reply(), BusReply::NeedInit { .. }), "another server");
+        driver.init("r", round + 1);
+        let seq = driver.write("r", "b");
+        assert_eq!(driver.message(), (round + 1, seq));
+        if round == 1 {
+            // The old master comes back, and the Sentinel makes it a replica.
+            servers[0].up();
+            let is_replica = |server: &RedisServer| {
+                redis::cmd("INFO")
+                    .arg("replication")
+                    .query::<String>(&mut server.connect())
+                    .unwrap()
+                    .contains("master_link_status:up")
+            };
+            driver.until("a replica again", |_| is_replica(&servers[0]).then_some(()));
+        } else {
+            servers[old].signal("-CONT");
+            driver.turn(Duration::from_millis(100));
+        }
+    }
+}
+
+#[test]
+fn tls_needs_the_right_authority_and_name() {
+    let dir = std::env::temp_dir().join(format!("roomwire-tls-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let make = |line: &str| {
+        let output = std::process::Command::new("openssl").args(line.split(' ')).current_dir(&dir).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    make("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem");
+    make("req -newkey rsa:2048 -nodes -subj /CN=redis -keyout redis.key -out redis.csr");
+    std::fs::write(dir.join("names"), "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n").unwrap();
+    make("x509 -req -in redis.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out redis.pem");
+    let file = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let plain = RedisServer::start(&[]);
+    let port = plain.port + 1;
+    let lines = [
+        format!("tls-port {port}"),
+        format!("tls-cert-file {}", file("redis.pem")),
+        format!("tls-key-file {}", file("redis.key")),
+        format!("tls-ca-cert-file {}", file("ca.pem")),
+        "tls-auth-clients no".to_owned(),
+    ];
+    let arguments: Vec<&str> = lines.iter().flat_map(|line| ["--conf", line]).collect();
+    let _server = RedisServer::start(&arguments);
+    let ca = std::fs::read(dir.join("ca.pem")).unwrap();
+    let with = |ca: Option<Vec<u8>>, host: &str| RedisConfig {
+        servers: Servers::Single(Address { host: host.to_owned(), port }),
+        tls: true,
+        ca,
+        ..config(0)
+    };
+    let mut driver = Driver::start(with(Some(ca.clone()), "127.0.0.1")).unwrap();
+    driver.init("r", 1);
+    driver.subscribe("r");
+    driver.write("r", "a");
+    assert_eq!(driver.message(), (1, 1));
+    let text = Driver::start(with(None, "127.0.0.1")).err().unwrap_or_default();
+    assert!(text.contains("bus.redis.ca_file"), "an unknown authority: {text}");
+    let text = Driver::start(with(Some(ca), "localhost")).err().unwrap_or_default();
+    assert!(text.contains("certificate") && text.contains("bus.redis.url"), "another name: {text}");
+    let _ = std::fs::remove_dir_all(&dir);
+}

@@ -85,6 +85,9 @@ impl RedisBus {
             }
         };
         let (address, place) = watch::channel(None);
+        if matches!(shared.config.servers, Servers::Sentinel { .. }) {
+            tokio::spawn(connect::follow_sentinels(Arc::clone(&shared), address.clone()));
+        }
         let link = Link::start(Arc::clone(&shared), session, address);
         let subscriber = Subscriber::start(Arc::clone(&shared), place);
         Ok(RedisBus {

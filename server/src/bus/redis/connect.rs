@@ -4,14 +4,21 @@
 use super::commands::Dialect;
 use super::config::{Address, Login, RedisConfig, Servers};
 use super::scripts::Script;
+use super::shared::Shared;
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion,
     RedisConnectionInfo, RedisError, TlsCertificates, Value, cmd, io::tcp::TcpSettings,
 };
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
 
 /// The least version: scripts that may call INFO and TIME and then write, sharded pub/sub, ACL selectors.
 const MAJOR_MIN: u32 = 7;
+
+/// How often the Sentinels are asked.
+const SENTINEL_LOOK: Duration = Duration::from_secs(1);
 
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +162,25 @@ async fn ask_sentinel(
             "the Sentinel at {node} knows no master `{master}`: check bus.redis.sentinel.master_name"
         ))),
         Err(error) => Err(said(node, &error)),
+    }
+}
+
+/// Asks the Sentinels for as long as the bus lives, and tells both connections when the master is elsewhere: an old master that
+/// is cut off from the Sentinels would go on answering.
+pub(super) async fn follow_sentinels(shared: Arc<Shared>, place: watch::Sender<Option<Address>>) {
+    while !shared.inward.is_closed() {
+        tokio::time::sleep(SENTINEL_LOOK).await;
+        // While there is no connection, whoever makes the next one asks.
+        let Some(current) = place.borrow().clone() else { continue };
+        if let Ok(named) = master(&shared.config).await {
+            place.send_if_modified(|place| {
+                let moved = place.as_ref() == Some(&current) && named != current;
+                if moved {
+                    *place = Some(named);
+                }
+                moved
+            });
+        }
     }
 }
 
