@@ -12,6 +12,8 @@
 //! - **When it is away**, a request is answered with `None`: unknown outcome, repeat.
 //! - Every request is answered exactly once, in the order of the requests of one kind.
 
+pub mod memory;
+
 use crate::names::{RoomId, User, UserId};
 use std::fmt;
 use std::sync::Arc;
@@ -127,6 +129,21 @@ pub enum ClusterReply {
     },
     /// To `Reap`: how many users and memberships were removed.
     Reaped(Option<(u64, u64)>),
+}
+
+impl ClusterRequest {
+    /// The answer of a bus that is away: unknown outcome.
+    #[must_use]
+    pub fn unanswered(&self) -> ClusterReply {
+        match self {
+            ClusterRequest::Beat { .. } => ClusterReply::Beaten(None),
+            ClusterRequest::Users { .. } => ClusterReply::Users(None),
+            ClusterRequest::Rosters { .. } => ClusterReply::Rosters(None),
+            ClusterRequest::AskUsers { .. } => ClusterReply::UsersAre(None),
+            ClusterRequest::AskRoster { room } => ClusterReply::Roster { room: room.clone(), answer: None },
+            ClusterRequest::Reap { .. } => ClusterReply::Reaped(None),
+        }
+    }
 }
 
 /// The answer to `Beat`.

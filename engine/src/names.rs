@@ -149,12 +149,27 @@ pub fn home(name: &str, shards: u16) -> ShardId {
     for byte in name.bytes() {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
+    // The last bytes of a name reach few of FNV's bits, and names differ there: without this step `u1` to `u99` are all
+    // at home on one shard of two.
+    hash = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     ShardId(((hash >> 32) % u64::from(shards.max(1))) as u16)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_differ_in_their_last_bytes_are_at_home_on_all_shards() {
+        for shards in [2, 3, 8, 16] {
+            let mut homes = vec![0; usize::from(shards)];
+            for n in 0..1_600 {
+                homes[usize::from(home(&format!("user{n}"), shards).0)] += 1;
+            }
+            let even = 1_600 / usize::from(shards);
+            assert!(homes.iter().all(|count| (even * 3 / 4..even * 5 / 4).contains(count)), "{homes:?}");
+        }
+    }
 
     #[test]
     fn a_set_of_shards_gives_back_what_it_took() {

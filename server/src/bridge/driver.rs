@@ -373,7 +373,7 @@ impl Driver {
             BridgeEffect::Shard(shard, message) => self.mesh.send(shard, message),
             BridgeEffect::Bus(request) => self.ask_bus(now, request),
             // Only a node in a cluster asks, and its bus is not the local one.
-            BridgeEffect::Cluster(_) => {}
+            BridgeEffect::Cluster(request) => self.decide(now, BridgeEvent::ClusterReply(request.unanswered())),
             BridgeEffect::Store(request) => self.store.send(request),
             BridgeEffect::Answer { call, answer } => {
                 if let Some(asker) = self.calls.remove(&call) {

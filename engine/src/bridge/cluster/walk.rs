@@ -25,6 +25,8 @@ pub(super) struct Walk {
     due_ms: u64,
     /// In a hurry; whether nobody is to be told.
     hurry: Option<bool>,
+    /// How many slots the tables of the shards had when they were last walked through.
+    slots: Vec<u32>,
 }
 
 impl Walk {
@@ -38,6 +40,7 @@ impl Walk {
             // A start has announced nothing yet that could run out.
             due_ms: u64::MAX,
             hurry: None,
+            slots: Vec::new(),
         }
     }
 
@@ -87,11 +90,16 @@ impl Walk {
             return;
         }
         let covered = next.map_or(slots, |next| next.slot).saturating_sub(self.from.slot);
-        let all = u64::from(slots).max(1) * u64::from(shards);
+        self.slots.resize(usize::from(shards), slots);
+        if let Some(known) = self.slots.get_mut(usize::from(self.shard)) {
+            *known = slots;
+        }
+        let all = self.slots.iter().map(|slots| u64::from(*slots)).sum::<u64>();
         self.due_ms = now_ms
             + match self.hurry {
                 Some(_) if told == 0 => 0,
                 Some(_) => HURRIED_MS,
+                None if all == 0 => self.cycle_ms() / u64::from(shards),
                 None => (self.cycle_ms() * u64::from(covered) / all).max(SLOW_MS),
             };
         self.from = next.unwrap_or_default();
