@@ -5,7 +5,8 @@
 //! - **Epoch.** A bus that lost a room's state, or never had it, answers `NeedInit`; the bridge then rebuilds the room
 //!   from the store (`Begin`, the store's compare-and-set, `Finish`) under the next generation.
 //! - **Idempotency.** `Sequence` of a (user, client id) seen before gives the old seq (`Done`) or `Wait`, never a new one,
-//!   within the window of `DEDUPE_MESSAGES` to twice that many messages.
+//!   within the window of `DEDUPE_MESSAGES` to twice that many messages. A bus that keeps no ids may answer `Perhaps`
+//!   instead of `Done`: the asker then reads the row, and asks again with that seq excepted if it is another message.
 //! - **A lost wake-up** ([`BusEvent`]) loses nothing: seq is the truth. `Head` says what a receiver should have.
 //! - **When it is full**, or the other side is away, a request is answered with `Failed` (unknown outcome: repeat, or
 //!   find out with `Head`); a request is never dropped in silence and never blocks.
@@ -40,6 +41,8 @@ pub struct SequenceItem {
     pub key: DedupeKey,
     pub attempt: u64,
     pub timestamp: u64,
+    /// Decided seqs that are known to hold other messages: not to be answered with `Perhaps`. Nearly always empty.
+    pub except: Vec<u64>,
 }
 
 /// The answer for one [`SequenceItem`].
@@ -52,6 +55,10 @@ pub enum Sequenced {
     Wait { generation: u64, seq: u64, age_ms: u64 },
     /// The message was published before, with these ids.
     Done { generation: u64, seq: u64, timestamp: u64 },
+    /// The decided message at that seq may be this one: its row tells. No seq was given.
+    Perhaps { seq: u64 },
+    /// An earlier item of the same author was answered with `Perhaps`. No seq was given: ask again once that is clear.
+    Behind,
     /// Too many are pending; the oldest since `age_ms`.
     Busy { generation: u64, seq: u64, age_ms: u64 },
 }

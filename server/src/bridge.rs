@@ -110,7 +110,8 @@ pub fn spawn(setup: BridgeSetup) -> Result<BridgeHandle, StartError> {
     let BridgeSetup { bridge, mesh, bus, store, http, gather } = setup;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let bus = match bus {
-        BusConfig::Local => Bus::Local(LocalBus::new()),
+        // Clients see nothing of the boot number, so none can make ids whose fingerprints collide.
+        BusConfig::Local => Bus::Local(LocalBus::new(bridge.boot)),
         BusConfig::Redis(config) => {
             Bus::Redis(Box::new(runtime.block_on(RedisBus::start(*config)).map_err(StartError::Bus)?))
         }

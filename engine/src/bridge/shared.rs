@@ -64,6 +64,8 @@ pub(super) enum Purpose {
     Hole,
     /// Whose message stands at the seq.
     Resolve { generation: u64, seq: u64 },
+    /// Whether the message at the seq is the one of that attempt, from before.
+    Known { attempt: u64, seq: u64 },
     /// The compare-and-set of a void.
     Void,
 }

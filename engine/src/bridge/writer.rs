@@ -7,6 +7,7 @@
 //! brought to its end: it may appear later, once, and a retry with the same client id gets its true ids.
 
 mod answers;
+mod known;
 
 use super::receiver::PENDING_MS_MAX;
 use super::room::{BusAsked, Room};
@@ -53,11 +54,20 @@ struct Publish {
     is_answered: bool,
     /// Not to be sequenced before: another attempt of it is under way.
     not_before_ms: u64,
+    /// The row of a seq that may hold it from before is being read; it waits in the queue meanwhile.
+    is_reading: bool,
+    /// Decided seqs that hold other messages, although the bus took them for candidates.
+    except: Vec<u64>,
 }
 
 impl Publish {
     fn key(&self) -> DedupeKey {
         DedupeKey { user: self.user.id.clone(), client_id: self.client_id.clone() }
+    }
+
+    /// It cannot be sequenced now.
+    fn must_wait(&self, now_ms: u64) -> bool {
+        self.is_reading || self.not_before_ms > now_ms
     }
 }
 
@@ -97,7 +107,7 @@ pub(super) struct Writer {
     keys: HashMap<DedupeKey, Vec<Origin>>,
     /// No SEQ before.
     pause_ms: u64,
-    /// Some of the queue may have `not_before_ms` set.
+    /// Some of the queue may have `not_before_ms` or `is_reading` set.
     has_waiting: bool,
     /// When something must be tried again.
     retry_ms: Option<u64>,
@@ -129,7 +139,7 @@ impl Writer {
 
     /// Takes what may be sequenced now. A connection's later messages do not overtake one that has to wait.
     fn take_batch(&mut self, now_ms: u64) -> Vec<Publish> {
-        self.has_waiting &= self.queue.iter().any(|publish| publish.not_before_ms > now_ms);
+        self.has_waiting &= self.queue.iter().any(|publish| publish.must_wait(now_ms));
         if !self.has_waiting {
             let count = self.queue.len().min(SEQUENCE_ITEMS_MAX);
             return self.queue.drain(..count).collect();
@@ -138,7 +148,7 @@ impl Writer {
         let mut kept = VecDeque::new();
         let mut waiting: Vec<Origin> = Vec::new();
         for publish in std::mem::take(&mut self.queue) {
-            let must_wait = publish.not_before_ms > now_ms || waiting.contains(&publish.origin);
+            let must_wait = publish.must_wait(now_ms) || waiting.contains(&publish.origin);
             if must_wait {
                 waiting.push(publish.origin);
             }
@@ -184,6 +194,8 @@ impl Room {
             deadline_ms,
             is_answered: false,
             not_before_ms: 0,
+            is_reading: false,
+            except: Vec::new(),
         });
     }
 
@@ -264,7 +276,7 @@ impl Room {
         let Some(writer) = &self.writer else { return false };
         let is_free = writer.sequencing.is_empty() && self.init.is_none() && !self.init_wanted;
         let is_placed = !self.is_user() || self.receiver.is_known();
-        is_free && is_placed && writer.pause_ms <= now_ms && writer.queue.iter().any(|one| one.not_before_ms <= now_ms)
+        is_free && is_placed && writer.pause_ms <= now_ms && writer.queue.iter().any(|one| !one.must_wait(now_ms))
     }
 
     pub(super) fn has_flush_work(&self, now: crate::Now) -> bool {
@@ -286,6 +298,7 @@ impl Room {
             key: publish.key(),
             attempt: publish.attempt,
             timestamp: publish.timestamp,
+            except: publish.except.clone(),
         };
         let items = batch.iter().map(item).collect();
         writer.sequencing = batch;
@@ -326,6 +339,8 @@ impl Room {
             BusReply::Sequenced { answers, .. } => self.sequenced_each(turn, batch, answers),
             BusReply::NeedInit { .. } => {
                 writer.put_back(batch);
+                // What stands at a seq may be another message after the re-init.
+                writer.queue.iter_mut().for_each(|publish| publish.except.clear());
                 self.init_wanted = true;
             }
             other => {
@@ -356,6 +371,13 @@ impl Room {
                     publish.timestamp = timestamp;
                     self.ack(turn, &publish, generation, seq);
                 }
+                Sequenced::Perhaps { seq } => {
+                    self.read_known(turn, publish.attempt, seq);
+                    publish.is_reading = true;
+                    back.push(publish);
+                    is_waiting = true;
+                }
+                Sequenced::Behind => back.push(publish),
                 Sequenced::Wait { generation, seq, age_ms } => {
                     if age_ms >= PENDING_MS_MAX {
                         overdue = Some((generation, seq));

@@ -5,14 +5,20 @@
 //! when it holds more than [`LocalBus::DEDUPE_ENTRIES_MAX`] dedupe entries or [`LocalBus::ROOMS_MAX`] rooms, longest
 //! idle first: each time that a forgotten room is written again costs it one generation in the store.
 //!
+//! Of a decided message it keeps a fingerprint only (`local/fingerprints.rs`), so it never answers `Done`, but `Perhaps`:
+//! the row in the store tells.
+//!
 //! No outcome depends on the order in which a hash map is walked.
+
+mod fingerprints;
 
 use super::{
     Begun, BusEvent, BusReply, BusRequest, DEDUPE_MESSAGES, DedupeEntry, DedupeKey, Finished, Head,
     PENDING_MESSAGES_MAX, PublishItem, SequenceItem, Sequenced, Voiding,
 };
 use crate::Now;
-use crate::names::RoomId;
+use crate::names::{RoomId, UserId};
+use fingerprints::{Fingerprint, Fingerprinter, Fingerprints};
 use hashbrown::{HashMap, HashSet};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -24,8 +30,9 @@ const FORGET_IDLE_MS: u64 = 60_000;
 const FORGET_LOOKS: usize = 4;
 
 /// The bus of a node that stands alone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LocalBus {
+    fingerprinter: Fingerprinter,
     rooms: HashMap<RoomId, Room>,
     subscribed: HashSet<RoomId>,
     /// Every room once, roughly in the order of last use: the hand of a clock that looks for idle rooms.
@@ -43,78 +50,46 @@ struct Room {
     token: u64,
     token_ms: u64,
     pending: BTreeMap<u64, Pending>,
-    dedupe: Dedupe,
+    /// W <= D: what is pending is in here too.
+    dedupe: Fingerprints,
     used_ms: u64,
 }
 
 #[derive(Debug)]
 struct Pending {
     attempt: u64,
+    timestamp: u64,
     key: DedupeKey,
     voiding: bool,
     since_ms: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    seq: u64,
-    generation: u64,
-    timestamp: u64,
-}
-
-/// The dedupe window, in two halves.
-#[derive(Debug, Default)]
-struct Dedupe {
-    young: HashMap<DedupeKey, Entry>,
-    old: HashMap<DedupeKey, Entry>,
-    /// Seqs given since the halves were last exchanged.
-    given: u64,
-}
-
-impl Dedupe {
-    fn get(&self, key: &DedupeKey) -> Option<Entry> {
-        self.young.get(key).or_else(|| self.old.get(key)).copied()
-    }
-
-    fn len(&self) -> usize {
-        self.young.len() + self.old.len()
-    }
-
-    /// Adds the entry of a new seq; every D seqs the old half goes, apart from what is pending.
-    fn insert(&mut self, key: DedupeKey, entry: Entry, pending: &BTreeMap<u64, Pending>) {
-        if self.given >= DEDUPE_MESSAGES {
-            self.given = 0;
-            let dropped = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
-            self.young.extend(
-                dropped
-                    .into_iter()
-                    .filter(|(key, entry)| pending.get(&entry.seq).is_some_and(|pending| pending.key == *key)),
-            );
-        }
-        self.given += 1;
-        self.young.insert(key, entry);
-    }
-
-    /// Drops the entry of a voided seq.
-    fn remove(&mut self, key: &DedupeKey, seq: u64) {
-        for half in [&mut self.young, &mut self.old] {
-            if half.get(key).is_some_and(|entry| entry.seq == seq) {
-                half.remove(key);
-            }
-        }
-    }
-}
+const _: () = assert!(PENDING_MESSAGES_MAX <= DEDUPE_MESSAGES);
 
 impl LocalBus {
-    /// The most dedupe entries held (some 100 to 200 bytes each) before idle rooms are forgotten.
-    pub const DEDUPE_ENTRIES_MAX: usize = 4_000_000;
+    /// The most dedupe entries held (three bytes each) before idle rooms are forgotten.
+    pub const DEDUPE_ENTRIES_MAX: usize = 100_000_000;
     /// The most rooms held before idle rooms are forgotten.
     pub const ROOMS_MAX: usize = 1_000_000;
 
     /// A bus without any room: each is initialised at its first publish, under a new generation.
+    /// `seed` differs at each start, and no client knows it.
     #[must_use]
-    pub fn new() -> LocalBus {
-        LocalBus::default()
+    pub fn new(seed: u64) -> LocalBus {
+        LocalBus::with_fingerprint_bits(seed, 24)
+    }
+
+    /// As [`LocalBus::new`], with fingerprints of so few bits that different messages are taken for candidates often:
+    /// for tests and the simulator.
+    #[must_use]
+    pub fn with_fingerprint_bits(seed: u64, bits: u32) -> LocalBus {
+        LocalBus {
+            fingerprinter: Fingerprinter::new(seed, bits),
+            rooms: HashMap::new(),
+            subscribed: HashSet::new(),
+            clock: VecDeque::new(),
+            entries: 0,
+        }
     }
 
     /// How many rooms it holds.
@@ -150,7 +125,7 @@ impl LocalBus {
             return false;
         }
         if let Some(room) = self.rooms.remove(room) {
-            self.entries -= room.dedupe.len();
+            self.entries -= room.dedupe.capacity();
         }
         true
     }
@@ -169,11 +144,11 @@ impl LocalBus {
                 _ => BusReply::NeedInit { room: id },
             };
         };
-        let before = room.dedupe.len();
+        let before = room.dedupe.capacity();
         room.used_ms = now.mono_ms();
         let start = events.len();
-        let reply = room.run(now.mono_ms(), &id, request, events);
-        self.entries = self.entries + room.dedupe.len() - before;
+        let reply = room.run(now.mono_ms(), &self.fingerprinter, request, events);
+        self.entries = self.entries + room.dedupe.capacity() - before;
         if !self.subscribed.contains(&id) {
             events.truncate(start);
         }
@@ -202,23 +177,29 @@ impl Room {
         self.pending.first_key_value().map_or(self.seq, |(seq, _)| seq - 1)
     }
 
-    fn run(&mut self, now_ms: u64, id: &RoomId, request: BusRequest, events: &mut Vec<BusEvent>) -> BusReply {
+    fn run(
+        &mut self,
+        now_ms: u64,
+        fingerprinter: &Fingerprinter,
+        request: BusRequest,
+        events: &mut Vec<BusEvent>,
+    ) -> BusReply {
         match request {
             BusRequest::Begin { room, token } => BusReply::Begun { room, answer: self.begin(now_ms, token) },
             BusRequest::Finish { room, token, generation, last, dedupe } => {
-                let answer = self.finish(token, generation, last, dedupe);
+                let answer = self.finish(fingerprinter, token, (generation, last), dedupe);
                 if answer == Finished::Ok {
-                    events.push(self.control(id, None));
+                    events.push(self.control(&room, None));
                 }
                 BusReply::Finished { room, answer }
             }
-            _ if !self.live => BusReply::NeedInit { room: id.clone() },
+            request if !self.live => BusReply::NeedInit { room: request.room().clone() },
             BusRequest::Sequence { room, items } => {
-                let answers = items.into_iter().map(|item| self.sequence(now_ms, item)).collect();
+                let answers = self.sequence_all(now_ms, fingerprinter, items);
                 BusReply::Sequenced { room, answers }
             }
             BusRequest::Publish { room, items } => {
-                let answers = items.into_iter().map(|item| self.publish(id, item, events)).collect();
+                let answers = items.into_iter().map(|item| self.publish(&room, fingerprinter, item, events)).collect();
                 BusReply::Published { room, answers }
             }
             BusRequest::Void1 { room, generation, seq, min_age_ms } => {
@@ -226,9 +207,9 @@ impl Room {
             }
             BusRequest::Void2 { room, generation, seq } => {
                 let applied = generation == self.generation;
-                if applied && let Some(pending) = self.pending.remove(&seq) {
-                    self.dedupe.remove(&pending.key, seq);
-                    events.push(self.control(id, Some(seq)));
+                if applied && self.pending.remove(&seq).is_some() {
+                    self.dedupe.clear(seq);
+                    events.push(self.control(&room, Some(seq)));
                 }
                 BusReply::Voided { room, seq, applied }
             }
@@ -250,16 +231,49 @@ impl Room {
         BusEvent::Control { room: id.clone(), generation: self.generation, base: self.base, void }
     }
 
-    fn sequence(&mut self, now_ms: u64, item: SequenceItem) -> Sequenced {
-        if let Some(Entry { seq, generation, timestamp }) = self.dedupe.get(&item.key) {
-            return match self.pending.get(&seq).filter(|_| generation == self.generation) {
-                Some(pending) if pending.attempt == item.attempt && !pending.voiding => {
-                    Sequenced::Mine { generation, seq, timestamp }
+    /// A message that may be known is given no seq before that is clear, and no later one of its author either: else the
+    /// later one, which may come from the same connection, would stand before it.
+    fn sequence_all(&mut self, now_ms: u64, fingerprinter: &Fingerprinter, items: Vec<SequenceItem>) -> Vec<Sequenced> {
+        let mut unclear: Vec<UserId> = Vec::new();
+        let answers = items.into_iter().map(|item| {
+            let fingerprint = fingerprinter.of(&item.key);
+            if let Some(known) = self.known(now_ms, fingerprint, &item) {
+                if matches!(known, Sequenced::Perhaps { .. }) {
+                    unclear.push(item.key.user);
                 }
-                Some(pending) => Sequenced::Wait { generation, seq, age_ms: now_ms.saturating_sub(pending.since_ms) },
-                None => Sequenced::Done { generation, seq, timestamp },
-            };
+                return known;
+            }
+            if unclear.contains(&item.key.user) {
+                return Sequenced::Behind;
+            }
+            self.sequence(now_ms, fingerprint, item)
+        });
+        answers.collect()
+    }
+
+    /// What is known of a message: exact for a pending one, a guess for a decided one.
+    fn known(&self, now_ms: u64, fingerprint: Fingerprint, item: &SequenceItem) -> Option<Sequenced> {
+        let generation = self.generation;
+        let mut perhaps = None;
+        for seq in self.dedupe.find(fingerprint) {
+            match self.pending.get(&seq) {
+                Some(pending) if pending.key != item.key => {}
+                Some(pending) if pending.attempt == item.attempt && !pending.voiding => {
+                    return Some(Sequenced::Mine { generation, seq, timestamp: pending.timestamp });
+                }
+                Some(pending) => {
+                    let age_ms = now_ms.saturating_sub(pending.since_ms);
+                    return Some(Sequenced::Wait { generation, seq, age_ms });
+                }
+                None if item.except.contains(&seq) => {}
+                None => perhaps = perhaps.or(Some(Sequenced::Perhaps { seq })),
+            }
         }
+        perhaps
+    }
+
+    /// Gives a message that is not known a seq.
+    fn sequence(&mut self, now_ms: u64, fingerprint: Fingerprint, item: SequenceItem) -> Sequenced {
         let generation = self.generation;
         if self.seq - self.stable() >= PENDING_MESSAGES_MAX
             && let Some((seq, pending)) = self.pending.first_key_value()
@@ -267,14 +281,19 @@ impl Room {
             return Sequenced::Busy { generation, seq: *seq, age_ms: now_ms.saturating_sub(pending.since_ms) };
         }
         self.seq += 1;
-        let (seq, timestamp) = (self.seq, item.timestamp);
-        let pending = Pending { attempt: item.attempt, key: item.key.clone(), voiding: false, since_ms: now_ms };
-        self.pending.insert(seq, pending);
-        self.dedupe.insert(item.key, Entry { seq, generation, timestamp }, &self.pending);
+        let (seq, SequenceItem { key, attempt, timestamp, .. }) = (self.seq, item);
+        self.pending.insert(seq, Pending { attempt, timestamp, key, voiding: false, since_ms: now_ms });
+        self.dedupe.set(seq, fingerprint);
         Sequenced::Mine { generation, seq, timestamp }
     }
 
-    fn publish(&mut self, id: &RoomId, item: PublishItem, events: &mut Vec<BusEvent>) -> bool {
+    fn publish(
+        &mut self,
+        id: &RoomId,
+        fingerprinter: &Fingerprinter,
+        item: PublishItem,
+        events: &mut Vec<BusEvent>,
+    ) -> bool {
         if item.generation != self.generation {
             return false;
         }
@@ -293,11 +312,9 @@ impl Room {
                 true
             }
             Some(_) => false,
-            // A repeat of a publish whose reply was lost.
-            None => self
-                .dedupe
-                .get(&item.key)
-                .is_some_and(|entry| entry.seq == item.seq && entry.generation == item.generation),
+            // A repeat of a publish whose reply was lost. The fingerprint is proof enough: in one generation a seq is given
+            // to one attempt only, which alone publishes at it, and a void leaves no fingerprint.
+            None => self.dedupe.has(item.seq, fingerprinter.of(&item.key)),
         }
     }
 
@@ -339,7 +356,13 @@ impl Room {
         Begun::Ok
     }
 
-    fn finish(&mut self, token: u64, generation: u64, last: u64, dedupe: Vec<DedupeEntry>) -> Finished {
+    fn finish(
+        &mut self,
+        fingerprinter: &Fingerprinter,
+        token: u64,
+        (generation, last): (u64, u64),
+        mut dedupe: Vec<DedupeEntry>,
+    ) -> Finished {
         if self.live {
             return Finished::Live;
         }
@@ -351,11 +374,11 @@ impl Room {
         self.generation = generation;
         self.seq = last;
         self.base = last + 1;
-        // Into the old half: what is loaded stays for D more seqs, as ORDERING.md promises after a re-init.
-        self.dedupe.old = dedupe
-            .into_iter()
-            .map(|DedupeEntry { key, seq, generation, timestamp }| (key, Entry { seq, generation, timestamp }))
-            .collect();
+        // Ascending, since what lies far below the latest is not kept.
+        dedupe.sort_by_key(|entry| entry.seq);
+        for entry in &dedupe {
+            self.dedupe.set(entry.seq, fingerprinter.of(&entry.key));
+        }
         Finished::Ok
     }
 }

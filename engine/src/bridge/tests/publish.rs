@@ -1,7 +1,8 @@
 //! Publishing: order, acks, retries, limits.
 
-use super::world::{SHARDS, World, config, connection, room, user};
+use super::world::{Mood, SHARDS, World, config, connection, room, user};
 use crate::bridge::{Answer, BridgeConfig, BridgeEvent, Call};
+use crate::bus::LocalBus;
 use crate::mesh::{Asker, ToBridge, ToShard};
 use crate::names::{RoomId, ShardId, UserId, home};
 use bytes::Bytes;
@@ -49,11 +50,11 @@ fn one_turn_is_one_sequence_one_append_and_one_publish() {
 fn what_one_connection_sends_keeps_its_order_over_the_first_initialisation() {
     let mut world = World::new();
     world.subscribe(0);
-    world.mood = super::world::Mood::Hangs;
+    world.mood = Mood::Hangs;
     for number in 0..20 {
         world.publish(&number.to_string(), None);
     }
-    world.mood = super::world::Mood::Well;
+    world.mood = Mood::Well;
     world.heal(false);
     let contents: Vec<String> = world.delivered(0).into_iter().map(|(_, content)| content).collect();
     assert_eq!(contents, (0..20).map(|number| number.to_string()).collect::<Vec<_>>());
@@ -201,7 +202,7 @@ fn a_drain_ends_when_every_shard_is_drained_and_nothing_is_under_way() {
     let mut world = World::new();
     world.publish("x", None);
     world.event(BridgeEvent::Drain { window_ms: 1_000 });
-    world.mood = super::world::Mood::Hangs;
+    world.mood = Mood::Hangs;
     world.publish("y", Some("a"));
     for shard in 0..SHARDS {
         world.shard(ToBridge::Drained { shard: ShardId(shard) });
@@ -210,4 +211,74 @@ fn a_drain_ends_when_every_shard_is_drained_and_nothing_is_under_way() {
     world.heal(false);
     assert!(world.nodes[0].is_finished);
     assert_eq!(world.acks().len(), 1);
+}
+
+/// A world whose bus takes each decided message for a candidate.
+fn colliding() -> World {
+    let mut world = World::new();
+    world.bus = LocalBus::with_fingerprint_bits(3, 0);
+    world.subscribe(0);
+    world
+}
+
+#[test]
+fn messages_whose_fingerprints_collide_are_told_apart_by_their_rows() {
+    let mut world = colliding();
+    for id in ["a", "b", "c"] {
+        world.publish(id, Some(id));
+    }
+    world.publish("b", Some("b"));
+    world.publish("", None);
+    let seqs: Vec<(String, u64)> = world.acks().into_iter().map(|(id, _, seq)| (id, seq)).collect();
+    let expected = [("a", 1), ("b", 2), ("c", 3), ("b", 2)];
+    assert_eq!(seqs, expected.map(|(id, seq)| (id.to_owned(), seq)));
+    assert_eq!(world.delivered(0).len(), 4);
+    let stats = world.nodes[0].bridge.stats();
+    assert_eq!((stats.published_total, stats.duplicates_total, stats.publishes_now), (4, 1, 0));
+}
+
+#[test]
+fn a_connection_keeps_its_order_while_a_candidate_is_read() {
+    let mut world = colliding();
+    world.publish("first", Some("first"));
+    world.mood = Mood::Hangs;
+    let one = connection(0, 1);
+    world.gather(World::publish_message(one, "ann", "second", Some("second")));
+    world.gather(World::publish_message(one, "ann", "third", None));
+    world.gather(World::publish_message(connection(1, 2), "bob", "other", None));
+    world.run();
+    world.shard(World::publish_message(one, "ann", "fourth", None));
+    world.pass(100);
+    for _ in 0..20 {
+        world.heal(true);
+        world.mood = Mood::Hangs;
+        world.run();
+    }
+    world.mood = Mood::Well;
+    world.heal(false);
+    let contents: Vec<String> = world.delivered(0).into_iter().map(|(_, content)| content).collect();
+    let of_one: Vec<&String> = contents.iter().filter(|content| *content != "other").collect();
+    assert_eq!(of_one, ["first", "second", "third", "fourth"]);
+    assert_eq!(contents.len(), 5);
+}
+
+#[test]
+fn a_candidate_that_cannot_be_read_waits_and_is_refused_in_the_end() {
+    let mut world = colliding();
+    world.publish("first", Some("a"));
+    world.mood = Mood::Down;
+    world.publish("first", Some("a"));
+    world.pass(1_000);
+    assert_eq!((world.acks().len(), world.refusals().len()), (1, 0));
+    world.mood = Mood::Well;
+    world.pass(1_000);
+    let acks = world.acks();
+    assert_eq!((acks.len(), world.delivered(0).len()), (2, 1));
+    assert_eq!(acks[0], acks[1]);
+    world.mood = Mood::Hangs;
+    world.publish("first", Some("a"));
+    world.pass(6_000);
+    assert_eq!(world.refusals().len(), 1);
+    world.heal(false);
+    assert_eq!((world.acks().len(), world.nodes[0].bridge.stats().publishes_now), (2, 0));
 }

@@ -96,7 +96,7 @@ impl World {
         let mut world = World {
             now: Now { mono_us: 1_000_000, unix_ms: 1_700_000_000_000 },
             nodes: Vec::new(),
-            bus: LocalBus::new(),
+            bus: LocalBus::new(3),
             store: MemoryStore::new(),
             mood: Mood::Well,
             held: VecDeque::new(),
@@ -127,14 +127,14 @@ impl World {
     pub(super) fn restart(&mut self) {
         self.nodes.clear();
         self.held.clear();
-        self.bus = LocalBus::new();
+        self.bus = LocalBus::new(3);
         self.config.boot += 1;
         self.add_node(self.config.clone());
     }
 
     /// The bus starts again, empty: subscriptions are made anew, and the nodes are told.
     pub(super) fn lose_bus(&mut self) {
-        self.bus = LocalBus::new();
+        self.bus = LocalBus::new(3);
         for node in 0..self.nodes.len() {
             for room in self.nodes[node].subscribed.clone() {
                 self.bus.handle(self.now, BusRequest::Subscribe { room }, &mut Vec::new());

@@ -112,7 +112,7 @@ pub fn command(dialect: &Dialect, key: &str, request: &BusRequest) -> Option<(Ki
 
 fn sequence(room: &str, items: &[SequenceItem]) -> Cmd {
     let mut call = Script::Sequence.call(room);
-    for SequenceItem { key, attempt, timestamp } in items {
+    for SequenceItem { key, attempt, timestamp, .. } in items {
         call.arg(dedupe_field(key)).arg(attempt).arg(timestamp);
     }
     call
