@@ -57,7 +57,7 @@ fn head(name: &str) -> BusRequest {
 }
 
 fn sequence(name: &str, id: &str, attempt: u64) -> BusRequest {
-    let items = vec![SequenceItem { key: key(id), attempt, timestamp: 5 }];
+    let items = vec![SequenceItem { key: key(id), attempt, timestamp: 5, except: Vec::new() }];
     BusRequest::Sequence { room: room(name), items }
 }
 

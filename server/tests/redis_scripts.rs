@@ -34,7 +34,7 @@ fn key(id: &str) -> DedupeKey {
 }
 
 fn item(id: &str, attempt: u64) -> SequenceItem {
-    SequenceItem { key: key(id), attempt, timestamp: 1_700_000_000_000 + attempt % 1_000 }
+    SequenceItem { key: key(id), attempt, timestamp: 1_700_000_000_000 + attempt % 1_000, except: Vec::new() }
 }
 
 fn payload(generation: u64, seq: u64) -> String {
@@ -222,6 +222,7 @@ fn seq_gives_each_message_one_seq() {
         key: DedupeKey { user: UserId::new("a:b"), client_id: Arc::from("1:0:2:/ \n\"\u{e9}") },
         attempt: 4,
         timestamp: 1,
+        except: Vec::new(),
     };
     assert_eq!(world.sequence(vec![odd.clone()])[0], Sequenced::Mine { generation: 3, seq: 23, timestamp: 1 });
     assert_eq!(world.sequence(vec![odd])[0], Sequenced::Mine { generation: 3, seq: 23, timestamp: 1 });

@@ -118,7 +118,7 @@ impl World {
             name: Arc::from(name),
             engines: (0..SHARDS).map(|n| Engine::new(ShardId(n), engine.clone(), verify(), self.now)).collect(),
             bridge: Bridge::new(bridge),
-            bus: LocalBus::new(),
+            bus: LocalBus::new(3),
             store: MemoryStore::default(),
             answers: Vec::new(),
             is_cut: false,
