@@ -5,7 +5,7 @@
 //!
 //! Reading order: this file (what comes in and goes out, and which room it is for), `bridge/room.rs` (one room, and the
 //! pump that moves it on), then a file per role of ORDERING.md: `writer`, `receiver`, `history` with `recent`, `init`,
-//! `void`; `receipt` stands alone; `shared` is what the rooms of a bridge share.
+//! `void`; `receipt` stands alone; `shared` is what the rooms of a bridge share, `looks` which of their heads to look at.
 //!
 //! Memory: a room exists here while a shard is subscribed to it, while something of it is under way, and for
 //! [`USER_ROOM_IDLE_MS`] after a message to a `user:` room. An idle subscribed room costs some 500 bytes. Recent messages
@@ -17,6 +17,7 @@
 mod cluster;
 mod history;
 mod init;
+mod looks;
 mod receipt;
 mod receiver;
 mod recent;
@@ -55,8 +56,6 @@ pub struct BridgeConfig {
     pub node: Arc<str>,
     /// Differs at each start; also seeds everything random.
     pub boot: u64,
-    /// Other nodes share the bus.
-    pub cluster: bool,
     /// The most publishes under way; beyond, they are refused with `unavailable`.
     pub publishes_max: u32,
     /// The most milliseconds that a publish waits for the store before it is refused; it may still appear later, once.
@@ -65,6 +64,13 @@ pub struct BridgeConfig {
     pub page_bytes_max: u32,
     /// The most bytes of recent messages kept in memory per room with members here, for history and resume.
     pub recent_bytes_max: u32,
+    /// The bus is shared with other nodes: events without a seq go to it too, and the heads of idle
+    /// rooms are looked at, since a wake-up can get lost.
+    pub cluster: bool,
+    /// The bus keeps a log of recent messages: history is looked for there before the store is asked.
+    pub bus_log: bool,
+    /// ORDERING.md's strict mode: the store's generation is read between append and PUB.
+    pub strict: bool,
 }
 
 /// What comes in.
@@ -183,9 +189,12 @@ pub struct BridgeStats {
     pub inits_total: u64,
     pub history_pages_total: u64,
     pub history_from_memory_total: u64,
+    pub history_from_log_total: u64,
     pub receipts_total: u64,
     /// Whether the store refuses or is late: publishes are refused at once, apart from probes.
     pub store_degraded_now: bool,
+    /// Whether the bus is away or does not answer: publishes are refused at once, apart from probes.
+    pub bus_degraded_now: bool,
     /// Microseconds from a chat message's receipt on its shard to the store's word that it is durable.
     pub durable_us: Histogram<u64>,
 }
@@ -352,6 +361,9 @@ impl Bridge {
             ToBridge::Unsubscribe { room, shard } => {
                 self.at(now, &room, effects, |room, turn| room.unsubscribe(turn, shard));
             }
+            ToBridge::Spread { room, payload } => {
+                effects.push(BridgeEffect::Bus(BusRequest::Ephemeral { room, payload }));
+            }
             ToBridge::MembersAnswer { room, asker, count, users } => {
                 if let (Asker::Http(call), None) = (asker, &self.cluster) {
                     let answer = Answer::Members { count, users, complete: true };
@@ -436,9 +448,7 @@ impl Bridge {
                 self.with_cluster(now, effects, |cluster, out| cluster.lost(out));
                 let mut all: Vec<RoomId> = self.rooms.keys().cloned().collect();
                 all.sort();
-                for id in all {
-                    self.at(now, &id, effects, |room, _| room.want_head());
-                }
+                self.shared.looks.sweep(now, all);
                 return;
             }
         };
@@ -474,6 +484,15 @@ impl Bridge {
     fn tick(&mut self, now: Now, effects: &mut Vec<BridgeEffect>) {
         while let Some(id) = self.shared.pop_timer(now) {
             self.at(now, &id.1, effects, |room, turn| room.tick(turn, id.0));
+        }
+        for (id, look) in self.shared.looks.due(now) {
+            let is_listed = self.rooms.get(&id).is_some_and(|room| room.receiver.look == look);
+            if is_listed || look == looks::ANY {
+                self.at(now, &id, effects, |room, _| room.want_head());
+            }
+            if is_listed {
+                self.shared.looks.add(now, id, look);
+            }
         }
         for place in self.shared.pop_append_retries(now) {
             self.at(now, &place.room, effects, |room, turn| room.append_again(turn, place.generation, place.seq));

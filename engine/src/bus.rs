@@ -8,15 +8,19 @@
 //!   within the window of `DEDUPE_MESSAGES` to twice that many messages. A bus that keeps no ids may answer `Perhaps`
 //!   instead of `Done`: the asker then reads the row, and asks again with that seq excepted if it is another message.
 //! - **A lost wake-up** ([`BusEvent`]) loses nothing: seq is the truth. `Head` says what a receiver should have.
+//! - **What is heard is vouched for**: the bus hands on no `Message` and no `Control` that our own scripts did not make
+//!   (the redis bus checks a MAC over all of it). What passes for one becomes `Doubt`, which costs a look at the head and
+//!   cannot change what is delivered.
 //! - **When it is full**, or the other side is away, a request is answered with `Failed` (unknown outcome: repeat, or
 //!   find out with `Head`); a request is never dropped in silence and never blocks.
-//! - Every request is answered exactly once, in the order of the requests of one room.
+//! - Every request is answered exactly once, in the order of the requests of one room. Those without a reply say so.
 
 mod local;
 
 pub use local::LocalBus;
 
 use crate::names::{RoomId, UserId};
+use crate::store::{From, ReadRow, Row};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -24,6 +28,9 @@ use std::sync::Arc;
 pub const PENDING_MESSAGES_MAX: u64 = 2_048;
 /// D: the least number of messages that the dedupe window spans.
 pub const DEDUPE_MESSAGES: u64 = 2_048;
+
+/// The most messages that the log of a shared bus keeps of a room.
+pub const LOG_MESSAGES_MAX: u64 = 256;
 
 /// Identifies a message across retries: who, and the client's id for it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,8 +117,14 @@ pub enum BusRequest {
     Subscribe { room: RoomId },
     /// Hear them no longer. No reply.
     Unsubscribe { room: RoomId },
-    /// Send an event without a seq to every node with members, at most once. No reply.
+    /// Send an event without a seq to every OTHER node with members, at most once; here it was delivered already. No
+    /// reply. Asked only of a bus that is shared (`BridgeConfig::cluster`); the local bus does nothing.
     Ephemeral { room: RoomId, payload: Bytes },
+    /// The recent log: messages with `after < seq < before`, at most `limit`, from that end. Reply: `Log`. Asked only
+    /// of a shared bus, and only when the node's own memory does not do. `NeedInit` and `Failed` mean: ask the store.
+    Log { room: RoomId, after: u64, before: u64, limit: u32, from: From },
+    /// A stored receipt, for the log's readers. No reply; best effort, a bus that was away tries again.
+    LogRead { room: RoomId, generation: u64, seq: u64, user: UserId },
 }
 
 /// What the bus answers.
@@ -154,6 +167,10 @@ pub enum BusReply {
     },
     Subscribed {
         room: RoomId,
+    },
+    Log {
+        room: RoomId,
+        log: Box<LogPage>,
     },
     /// The room is not live: rebuild it. Stands in place of any reply but `Begun`, `Finished`, `Subscribed`.
     NeedInit {
@@ -206,7 +223,38 @@ pub enum Finished {
     Refused,
 }
 
-/// What a subscriber hears. Hints: any of them may be lost, doubled or late.
+/// A part of a room's recent log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogPage {
+    /// The generation that the log is of: it is deleted when a new one begins.
+    pub generation: u64,
+    /// The log's floor: every decided, non-void seq above it is in the log.
+    pub floor: u64,
+    /// The messages of the range, ascending, with their readers, as [`row_of_payload`] reads them.
+    pub rows: Vec<ReadRow>,
+    /// The limit cut the page short.
+    pub cut: bool,
+}
+
+/// Reads the client-visible JSON of a message, as `Publish` carried it. The row's `client_id` and `attempt`, which the
+/// JSON does not have, are empty. `None` for anything that is not a message of that room.
+#[must_use]
+pub fn row_of_payload(room: &RoomId, payload: &[u8]) -> Option<Row> {
+    let chat = roomwire_wire::message::parse_chat(std::str::from_utf8(payload).ok()?)?;
+    (chat.room_id == **room).then(|| Row {
+        room: room.clone(),
+        seq: chat.seq,
+        generation: chat.epoch,
+        user: UserId::new(&chat.user_id),
+        username: Arc::from(&*chat.username),
+        content: Bytes::copy_from_slice(chat.content.as_str().as_bytes()),
+        client_id: Arc::from(""),
+        attempt: 0,
+        timestamp: chat.timestamp,
+    })
+}
+
+/// What a subscriber hears. Any of it may be lost, doubled or late.
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "ORDERING.md's own names")]
 pub enum BusEvent {
@@ -253,7 +301,9 @@ impl BusRequest {
             | BusRequest::Retire { room, .. }
             | BusRequest::Subscribe { room }
             | BusRequest::Unsubscribe { room }
-            | BusRequest::Ephemeral { room, .. } => room,
+            | BusRequest::Ephemeral { room, .. }
+            | BusRequest::Log { room, .. }
+            | BusRequest::LogRead { room, .. } => room,
         }
     }
 }
@@ -272,6 +322,7 @@ impl BusReply {
             | BusReply::Finished { room, .. }
             | BusReply::Retired { room }
             | BusReply::Subscribed { room }
+            | BusReply::Log { room, .. }
             | BusReply::NeedInit { room }
             | BusReply::Failed { room, .. } => room,
         }

@@ -406,6 +406,14 @@ pub enum ToBridge {
         /// The shard.
         shard: ShardId,
     },
+    /// From the room's home, in a cluster only: an ephemeral event (typing), delivered here already, for the members on
+    /// other nodes.
+    Spread {
+        /// The room.
+        room: RoomId,
+        /// The client-visible JSON.
+        payload: Bytes,
+    },
     /// Who is in a room here: for the HTTP API, or in a cluster for a connection as well, which then gets
     /// `ToShard::MembersAnswer`.
     MembersAnswer {

@@ -82,8 +82,10 @@ pub enum StoreRequest {
     /// most `limit` of them and, after the first, at most `bytes_max` of content. Reply: `Page`.
     Page { ticket: Ticket, room: RoomId, after: u64, before: u64, limit: u32, bytes_max: u32, from: From },
     /// The room's generations and voids, and the tail: every row (all generations) with `seq > last - window`, where
-    /// `last` is the highest seq of any row. Reply: `Room`.
+    /// `last` is the highest seq of any row; the tail's rows may come without `username` and `content`. Reply: `Room`.
     ReadRoom { ticket: Ticket, room: RoomId, window: u32 },
+    /// The room's generation, linearizable with the compare-and-sets below (cql: a serial read). Reply: `Gen`.
+    ReadGen { ticket: Ticket, room: RoomId },
     /// Compare-and-set: gen from `expect` to `expect + 1`, owner = `owner`. Reply: `Compared`.
     AdvanceGen { ticket: Ticket, room: RoomId, expect: u64, owner: u64 },
     /// Compare-and-set, if gen = `generation` and owner = `owner`: base of `generation` = `base`, and these voids. Reply: `Compared`.
@@ -105,6 +107,8 @@ pub enum StoreReply {
     Page { ticket: Ticket, rows: Vec<ReadRow>, cut: bool, oldest: u64 },
     /// A room's facts and its tail, ascending.
     Room { ticket: Ticket, meta: RoomMeta, tail: Vec<Row> },
+    /// The latest generation; 0 for a room that never had one.
+    Gen { ticket: Ticket, generation: u64 },
     /// Whether the condition held and the change was made (also `true` when a repeat finds its own change).
     Compared { ticket: Ticket, applied: bool },
     /// Whether the row was there, and whether the reader is new.
@@ -121,6 +125,7 @@ impl StoreRequest {
             StoreRequest::Append { ticket, .. }
             | StoreRequest::Page { ticket, .. }
             | StoreRequest::ReadRoom { ticket, .. }
+            | StoreRequest::ReadGen { ticket, .. }
             | StoreRequest::AdvanceGen { ticket, .. }
             | StoreRequest::SetBase { ticket, .. }
             | StoreRequest::Void { ticket, .. }
@@ -137,6 +142,7 @@ impl StoreReply {
             StoreReply::Appended { ticket }
             | StoreReply::Page { ticket, .. }
             | StoreReply::Room { ticket, .. }
+            | StoreReply::Gen { ticket, .. }
             | StoreReply::Compared { ticket, .. }
             | StoreReply::Receipt { ticket, .. }
             | StoreReply::Failed { ticket, .. } => *ticket,

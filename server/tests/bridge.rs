@@ -47,6 +47,8 @@ fn try_start(directory: &Path, boot: u64) -> Result<BridgeHandle, StartError> {
             publish_ms_max: 5_000,
             page_bytes_max: 1 << 20,
             recent_bytes_max: 1 << 16,
+            bus_log: false,
+            strict: false,
         },
         mesh: lanes,
         bus: BusConfig::Local,

@@ -70,6 +70,8 @@ impl World {
             publish_ms_max: 2_000,
             page_bytes_max: queue_bytes_max / 4,
             recent_bytes_max: [0, 2_000, 64 * 1024][random.index(3)],
+            bus_log: false,
+            strict: false,
         };
         let verify: Verify = Arc::new(|token, _| {
             Some(Identity {

@@ -8,7 +8,7 @@
 mod client;
 mod server;
 
-pub use client::parse;
+pub use client::{parse, parse_chat};
 
 use std::borrow::Cow;
 
@@ -144,6 +144,19 @@ pub struct Chat<'a> {
     pub room_id: &'a str,
     pub user_id: &'a str,
     pub username: &'a str,
+    pub content: RawText<'a>,
+    pub timestamp: u64,
+    pub seq: u64,
+    pub epoch: u64,
+}
+
+/// A `chat_message` as read back from its JSON; the id is that of (`epoch`, `seq`).
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "DESIGN's table of the wire protocol, docs/protocol.md")]
+pub struct ReadChat<'a> {
+    pub room_id: Cow<'a, str>,
+    pub user_id: Cow<'a, str>,
+    pub username: Cow<'a, str>,
     pub content: RawText<'a>,
     pub timestamp: u64,
     pub seq: u64,

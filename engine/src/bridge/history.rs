@@ -6,10 +6,12 @@
 //! A page has at most [`HISTORY_MESSAGES_MAX`] messages and, after the first, `page_bytes_max` bytes of content. An ask
 //! for the newest messages is answered with one page: fewer than asked for, if they are large.
 
+use super::receiver::Receiver;
 use super::recent::read_in;
-use super::room::Room;
+use super::room::{BusAsked, Room};
 use super::shared::{Origin, Purpose, Turn, hint_ms};
 use super::{Answer, BridgeEffect};
+use crate::bus::{BusReply, BusRequest, LOG_MESSAGES_MAX};
 use crate::mesh::{HistoryAsk, NextPage, ToShard};
 use crate::names::UserId;
 use crate::store::{From, ReadRow, StoreReply, StoreRequest};
@@ -64,6 +66,8 @@ struct Reading {
     before: u64,
     /// The last decided seq at that time.
     last: u64,
+    /// Names the question to the bus's log; 0 for one to the store.
+    log: u64,
 }
 
 /// Rows for one page, and up to which seq they speak.
@@ -157,7 +161,7 @@ impl Room {
         let last = self.receiver.last();
         let history = self.history.get_or_insert_default();
         history.asks.push_front(ask);
-        history.reading = Some(Reading { after: 0, before: 0, last });
+        history.reading = Some(Reading { after: 0, before: 0, last, log: 0 });
         self.ask_store(turn, Purpose::Bases, |ticket, room| StoreRequest::ReadRoom { ticket, room, window: 0 });
     }
 
@@ -171,7 +175,8 @@ impl Room {
         }
     }
 
-    /// Answers from memory, or asks the store.
+    /// Answers from memory, or asks the bus's log if it may have all of the page, or else the store: a page comes from one
+    /// of them, never from two.
     fn serve_range(&mut self, turn: &mut Turn<'_>, to: Origin, range: Range) {
         if let Some(found) = self.find_recent(turn.shared.config.page_bytes_max, &range) {
             turn.shared.stats.history_from_memory_total += 1;
@@ -181,9 +186,22 @@ impl Room {
         let last = self.receiver.last();
         let (after, before) = (range.after, range.before.unwrap_or(u64::MAX).min(last + 1));
         let (limit, from) = (range.left.min(HISTORY_MESSAGES_MAX), range.from);
-        let history = self.history.get_or_insert_default();
-        history.asks.push_front(Ask { to, want: Want::Page(range) });
-        history.reading = Some(Reading { after, before, last });
+        self.history.get_or_insert_default().asks.push_front(Ask { to, want: Want::Page(range) });
+        let mut reading = Reading { after, before, last, log: 0 };
+        let is_logged = turn.shared.config.bus_log && self.receiver.may_be_logged(&reading, limit, from);
+        if is_logged {
+            reading.log = turn.shared.new_token();
+        }
+        self.history.get_or_insert_default().reading = Some(reading);
+        if is_logged {
+            let request = BusRequest::Log { room: self.id.clone(), after, before, limit, from };
+            self.ask_bus(turn, BusAsked::Log(reading.log), request);
+        } else {
+            self.ask_page(turn, (after, before), limit, from);
+        }
+    }
+
+    fn ask_page(&mut self, turn: &mut Turn<'_>, (after, before): (u64, u64), limit: u32, from: From) {
         let bytes_max = turn.shared.config.page_bytes_max;
         self.ask_store(turn, Purpose::Page, |ticket, room| StoreRequest::Page {
             ticket,
@@ -194,6 +212,25 @@ impl Room {
             bytes_max,
             from,
         });
+    }
+
+    /// The bus's log answered: the page is taken from it if it is whole there, and of this generation.
+    pub(super) fn log_read(&mut self, turn: &mut Turn<'_>, number: u64, reply: BusReply) {
+        let Some(history) = &mut self.history else { return };
+        let Some(reading) = history.reading.filter(|reading| reading.log == number) else { return };
+        let Some(Want::Page(range)) = history.asks.front().map(|ask| &ask.want) else { return };
+        let (limit, from) = (range.left.min(HISTORY_MESSAGES_MAX), range.from);
+        if let BusReply::Log { log, .. } = reply
+            && log.generation == self.receiver.generation
+            && (log.floor <= reading.after || from == From::Newest && log.rows.len() >= limit as usize)
+        {
+            turn.shared.stats.history_from_log_total += 1;
+            let is_cut = log.cut || log.floor > reading.after;
+            self.page_read(turn, cut_page(&log.rows, is_cut, from, turn.shared.config.page_bytes_max));
+            return;
+        }
+        history.reading = Some(Reading { log: 0, ..reading });
+        self.ask_page(turn, (reading.after, reading.before), limit, from);
     }
 
     /// The page, if memory holds all of it.
@@ -328,6 +365,33 @@ impl Room {
             turn.effects.push(BridgeEffect::Shard(to.shard, refused));
         }
     }
+}
+
+impl Receiver {
+    /// Whether the bus's log may hold all of a page: it has the latest messages of this generation.
+    fn may_be_logged(&self, reading: &Reading, limit: u32, from: From) -> bool {
+        let (last, after, limit) = (reading.last, reading.after, u64::from(limit));
+        let is_in_reach = after + LOG_MESSAGES_MAX >= last && after + 1 >= self.base;
+        match from {
+            From::Oldest => is_in_reach,
+            From::Newest => {
+                let to = last + 1 - reading.before.min(last + 1) + limit;
+                is_in_reach || to <= LOG_MESSAGES_MAX && last + 1 >= self.base + to
+            }
+        }
+    }
+}
+
+/// Rows as the store would have answered them, no more than fit one page.
+fn cut_page(rows: &[ReadRow], is_cut: bool, from: From, bytes_max: u32) -> StoreReply {
+    let (mut rows, is_shortened) = match from {
+        From::Oldest => take_page(rows.iter(), usize::MAX, bytes_max),
+        From::Newest => take_page(rows.iter().rev(), usize::MAX, bytes_max),
+    };
+    if from == From::Newest {
+        rows.reverse();
+    }
+    StoreReply::Page { ticket: 0, rows, cut: is_cut || is_shortened, oldest: 0 }
 }
 
 fn since(is_valid: bool, seq: u64, limit: u32) -> Range {

@@ -136,7 +136,7 @@ impl Room {
         let purpose = Purpose::Init { token };
         match init.step {
             Step::Meta => {
-                self.ask_store(turn, purpose, |ticket, room| StoreRequest::ReadRoom { ticket, room, window: 0 })
+                self.ask_store(turn, purpose, |ticket, room| StoreRequest::ReadGen { ticket, room });
             }
             Step::Begin => {
                 let request = BusRequest::Begin { room: self.id.clone(), token };
@@ -175,8 +175,8 @@ impl Room {
         let Some(init) = self.init.as_mut().filter(|init| init.token == token) else { return };
         init.is_asked = false;
         match (init.step, reply) {
-            (Step::Meta, StoreReply::Room { meta, .. }) => {
-                init.generation = meta.generation + 1;
+            (Step::Meta, StoreReply::Gen { generation, .. }) => {
+                init.generation = generation + 1;
                 init.step = Step::Begin;
             }
             (Step::Advance, StoreReply::Compared { applied: true, .. }) => {

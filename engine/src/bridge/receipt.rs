@@ -1,8 +1,6 @@
 //! Read receipts: to the row first, then to the room.
 
-use super::BridgeEffect;
 use super::shared::{Asked, Origin, ReceiptAsked, Turn, hint_ms};
-use crate::bus::BusRequest;
 use crate::names::{ConnectionRef, RoomId, UserId};
 use crate::store::{StoreReply, StoreRequest};
 use bytes::Bytes;
@@ -50,8 +48,8 @@ pub(super) fn answered(turn: &mut Turn<'_>, asked: &ReceiptAsked, reply: &StoreR
     }
 }
 
-/// Tells the room.
-pub(super) fn spread(turn: &mut Turn<'_>, asked: &ReceiptAsked) {
+/// What the room is told.
+pub(super) fn receipt_json(turn: &Turn<'_>, asked: &ReceiptAsked) -> Bytes {
     let mut json = Vec::new();
     ServerMessage::ReadReceipt {
         user_id: &asked.user,
@@ -60,6 +58,5 @@ pub(super) fn spread(turn: &mut Turn<'_>, asked: &ReceiptAsked) {
         timestamp: turn.now.unix_ms,
     }
     .write(&mut json);
-    let request = BusRequest::Ephemeral { room: asked.room.clone(), payload: Bytes::from(json) };
-    turn.effects.push(BridgeEffect::Bus(request));
+    Bytes::from(json)
 }

@@ -3,23 +3,21 @@
 //! `next` is the seq to deliver next: everything below is decided and was delivered or skipped. `know` is a seq up to
 //! which all is decided on the bus. What lies between is in `hold`, or is read from the store.
 //!
-//! A head is looked at when a hole shows (50 ms, then back off to 1 s) and, while messages come, every 10 s. An idle
-//! room sets no timer: on the local bus no event is ever lost. The redis bus will need the look for idle rooms too.
+//! A head is looked at when a hole shows (50 ms, then back off to 1 s), when something is in doubt (at most every 50 ms),
+//! and in a cluster about every 10 s ([`super::looks`]): nothing else finds the loss of a last message.
 
 use super::init::Survey;
 use super::room::Room;
 use super::shared::{BACK_OFF_MS_MAX, Purpose, Turn, back_off_ms, hint_ms};
 use super::writer::chat_json;
-use crate::bus::{BusEvent, Head, PENDING_MESSAGES_MAX};
-use crate::store::{From, RoomMeta, Row, StoreReply, StoreRequest};
+use crate::bus::{BusEvent, Head, PENDING_MESSAGES_MAX, row_of_payload};
+use crate::store::{From, ReadRow, RoomMeta, Row, StoreReply, StoreRequest};
 use bytes::Bytes;
 use roomwire_wire::message::HISTORY_MESSAGES_MAX;
 use std::collections::BTreeMap;
 
 /// The first look at a hole.
 const HOLE_MS: u64 = 50;
-/// The look at the head of a room with messages.
-const LOOK_MS: u64 = 10_000;
 /// How long a seq may be pending before it is voided.
 pub(super) const PENDING_MS_MAX: u64 = 1_000;
 /// How many rows of the tail tell where a room ends: W for what may be missing, and D for the dedupe window.
@@ -35,6 +33,16 @@ enum Position {
     Known,
 }
 
+/// Whether the bus has made the room's subscription: a position that was found before would miss what came between.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Subscription {
+    /// Not asked for, or it failed.
+    #[default]
+    None,
+    Asked,
+    Made,
+}
+
 /// A message that came before its turn; `payload` is `None` for a void.
 #[derive(Debug)]
 struct Held {
@@ -48,6 +56,7 @@ struct Held {
 pub(super) struct Receiver {
     /// The room's events come from the bus.
     pub(super) listens: bool,
+    pub(super) subscription: Subscription,
     position: Position,
     pub(super) generation: u64,
     pub(super) base: u64,
@@ -67,8 +76,10 @@ pub(super) struct Receiver {
     hole_wait_ms: u64,
     /// When the store may be read again for what is missing.
     read_ms: Option<u64>,
-    /// Messages came since the last look.
-    is_active: bool,
+    /// When a doubt last made it look at the head.
+    doubted_ms: u64,
+    /// Names its entry in the list of heads to look at.
+    pub(super) look: u64,
 }
 
 /// The store's view of a room that is not live on the bus.
@@ -81,8 +92,8 @@ struct ColdRead {
 }
 
 impl Receiver {
-    pub(super) fn listening() -> Receiver {
-        Receiver { listens: true, ..Receiver::default() }
+    pub(super) fn listening(look: u64) -> Receiver {
+        Receiver { listens: true, look, ..Receiver::default() }
     }
 
     pub(super) fn is_known(&self) -> bool {
@@ -130,8 +141,12 @@ impl Room {
     /// Looks for work after anything happened.
     pub(super) fn pump_receiver(&mut self, turn: &mut Turn<'_>) {
         let is_needed = self.receiver.listens || self.history.is_some();
+        let is_due = self.receiver.check_ms.is_none_or(|due| due <= turn.now_ms());
+        if self.receiver.listens && self.receiver.subscription == Subscription::None && is_due {
+            self.ask_subscription(turn);
+        }
         let receiver = &mut self.receiver;
-        let may_ask = receiver.check_ms.is_none_or(|due| due <= turn.now_ms());
+        let may_ask = is_due && (!receiver.listens || receiver.subscription == Subscription::Made);
         let init_hangs = self.init.as_ref().is_none_or(|init| init.failures > 0);
         if receiver.position == Position::Unknown && is_needed && may_ask && init_hangs && !self.init_wanted {
             receiver.position = Position::Asking;
@@ -162,6 +177,21 @@ impl Room {
         }
     }
 
+    /// The bus answered to a subscription.
+    pub(super) fn subscribed(&mut self, turn: &mut Turn<'_>, is_made: bool, hint_ms: u32) {
+        // Of several, left and joined again in between, the last one counts.
+        if !self.receiver.listens || self.receiver.subscription != Subscription::Asked || self.has_asked_subscription()
+        {
+            return;
+        }
+        if is_made {
+            self.receiver.subscription = Subscription::Made;
+        } else {
+            self.receiver.subscription = Subscription::None;
+            self.position_failed(turn, hint_ms);
+        }
+    }
+
     /// A look at the head, or a read, may be due.
     pub(super) fn tick_receiver(&mut self, turn: &mut Turn<'_>) {
         let receiver = &mut self.receiver;
@@ -178,10 +208,23 @@ impl Room {
         if receiver.has_hole() {
             receiver.hole_wait_ms = (receiver.hole_wait_ms * 2).clamp(HOLE_MS, BACK_OFF_MS_MAX);
             receiver.check_ms = Some(turn.now_ms() + receiver.hole_wait_ms);
-        } else if std::mem::take(&mut receiver.is_active) {
-            receiver.check_ms = Some(turn.now_ms() + LOOK_MS);
         }
         self.want_head();
+    }
+
+    /// Something may be new: looks at the head, soon if it has just looked.
+    pub(super) fn doubt(&mut self, turn: &mut Turn<'_>) {
+        let (now_ms, receiver) = (turn.now_ms(), &mut self.receiver);
+        if !receiver.listens || !receiver.is_known() {
+            return;
+        }
+        if now_ms >= receiver.doubted_ms + HOLE_MS {
+            receiver.doubted_ms = now_ms;
+            self.want_head();
+        } else {
+            let due_ms = receiver.doubted_ms + HOLE_MS;
+            receiver.check_ms = Some(receiver.check_ms.map_or(due_ms, |check| check.min(due_ms)));
+        }
     }
 
     /// A message, a void or a new generation.
@@ -197,7 +240,6 @@ impl Room {
             }
             return;
         }
-        receiver.is_active = true;
         match event {
             BusEvent::Message { generation, seq, base, stable, payload, received_us, .. } => {
                 receiver.adopt(generation, base);
@@ -215,10 +257,6 @@ impl Room {
             BusEvent::Ephemeral { .. } | BusEvent::Doubt { .. } | BusEvent::Lost => {}
         }
         self.drain_hold(turn);
-        let receiver = &mut self.receiver;
-        if receiver.check_ms.is_none() {
-            receiver.check_ms = Some(turn.now_ms() + LOOK_MS);
-        }
     }
 
     fn hold(&mut self, seq: u64, held: Held) {
@@ -240,10 +278,13 @@ impl Room {
             let seq = self.receiver.next;
             self.receiver.next += 1;
             let row = self.recent.unstage(held.generation, seq);
-            if let Some(payload) = held.payload {
-                self.recent.push(turn.shared, &self.id, seq, row);
-                self.deliver(turn, seq, &payload, held.received_us);
-            }
+            let Some(payload) = held.payload else { continue };
+            let row = row.or_else(|| {
+                let row = row_of_payload(&self.id, &payload)?;
+                (row.seq == seq && row.generation == held.generation).then(|| ReadRow { row, read_by: Vec::new() })
+            });
+            self.recent.push(turn.shared, &self.id, seq, row);
+            self.deliver(turn, seq, &payload, held.received_us);
         }
         if !self.receiver.has_hole() {
             self.receiver.hole_wait_ms = 0;
@@ -409,16 +450,12 @@ impl Room {
         }
     }
 
-    /// The room was initialised: whoever waited for that may ask again.
+    /// The room was initialised: whoever waited for that may ask again, and its generation is a new one.
     pub(super) fn position_may_be_asked(&mut self) {
         if self.receiver.position == Position::Unknown {
             self.receiver.check_ms = None;
         }
-        self.want_head_if_needed();
-    }
-
-    fn want_head_if_needed(&mut self) {
-        if self.has_unresolved() || self.receiver.has_hole() {
+        if self.receiver.is_known() && self.receiver.listens || self.has_unresolved() {
             self.want_head();
         }
     }

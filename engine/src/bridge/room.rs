@@ -6,7 +6,7 @@
 use super::history::History;
 use super::init::Init;
 use super::receipt;
-use super::receiver::Receiver;
+use super::receiver::{Receiver, Subscription};
 use super::recent::Recent;
 use super::shared::{Asked, Purpose, ReceiptAsked, Shared, Turn, hint_ms};
 use super::void::VoidRun;
@@ -30,12 +30,12 @@ pub(super) enum BusAsked {
     Void1,
     Void2,
     Head,
-    /// A HEAD asked for before the room was listened to: too early to say where to begin.
-    EarlyHead,
     Begin,
     Finish,
     Retire,
     Subscribe,
+    /// For the read of history with that number.
+    Log(u64),
 }
 
 #[derive(Debug, Default)]
@@ -122,13 +122,20 @@ impl Room {
 
     fn listen(&mut self, turn: &mut Turn<'_>) {
         if !self.receiver.listens {
+            let look = turn.shared.look_at(turn.now, &self.id);
             // A position from before hears nothing of what came since.
-            self.receiver = Receiver::listening();
-            for asked in self.bus_asked.iter_mut().filter(|asked| matches!(asked, BusAsked::Head)) {
-                *asked = BusAsked::EarlyHead;
-            }
-            self.ask_bus(turn, BusAsked::Subscribe, BusRequest::Subscribe { room: self.id.clone() });
+            self.receiver = Receiver::listening(look);
+            self.ask_subscription(turn);
         }
+    }
+
+    pub(super) fn has_asked_subscription(&self) -> bool {
+        self.bus_asked.iter().any(|asked| matches!(asked, BusAsked::Subscribe))
+    }
+
+    pub(super) fn ask_subscription(&mut self, turn: &mut Turn<'_>) {
+        self.receiver.subscription = Subscription::Asked;
+        self.ask_bus(turn, BusAsked::Subscribe, BusRequest::Subscribe { room: self.id.clone() });
     }
 
     fn listen_no_longer(&mut self, turn: &mut Turn<'_>) {
@@ -172,8 +179,14 @@ impl Room {
     pub(super) fn bus_reply(&mut self, turn: &mut Turn<'_>, reply: BusReply) {
         let Some(asked) = self.bus_asked.pop_front() else { return };
         let hint_ms = match &reply {
-            BusReply::Failed { retry_after_ms, .. } => *retry_after_ms,
-            _ => 0,
+            BusReply::Failed { retry_after_ms, .. } => {
+                turn.shared.bus_failed(turn.now, *retry_after_ms);
+                *retry_after_ms
+            }
+            _ => {
+                turn.shared.bus_works();
+                0
+            }
         };
         match asked {
             BusAsked::Sequence => self.sequenced(turn, reply),
@@ -183,30 +196,22 @@ impl Room {
                 BusReply::NeedInit { .. } => self.head_needs_init(turn),
                 _ => self.head_failed(turn, hint_ms),
             },
-            BusAsked::EarlyHead => self.want_head(),
             BusAsked::Begin => self.begun(turn, &reply),
             BusAsked::Finish => self.init_finished(turn, &reply),
             BusAsked::Void1 => self.void1_answered(turn, &reply),
             BusAsked::Void2 => self.void2_answered(turn, &reply),
             BusAsked::Retire => self.want_head(),
-            BusAsked::Subscribe => {
-                if matches!(reply, BusReply::Failed { .. }) && self.receiver.listens {
-                    self.ask_bus(turn, BusAsked::Subscribe, BusRequest::Subscribe { room: self.id.clone() });
-                }
-            }
+            BusAsked::Log(number) => self.log_read(turn, number, reply),
+            BusAsked::Subscribe => self.subscribed(turn, matches!(reply, BusReply::Subscribed { .. }), hint_ms),
         }
     }
 
     pub(super) fn bus_event(&mut self, turn: &mut Turn<'_>, event: BusEvent) {
         match event {
             BusEvent::Message { .. } | BusEvent::Control { .. } => self.hear(turn, event),
-            BusEvent::Ephemeral { payload, .. } => {
-                for shard in self.audience(turn.shared) {
-                    let (room, payload) = (self.id.clone(), payload.clone());
-                    turn.effects.push(BridgeEffect::Shard(shard, ToShard::Event { room, payload }));
-                }
-            }
-            BusEvent::Doubt { .. } | BusEvent::Lost => self.want_head(),
+            BusEvent::Ephemeral { payload, .. } => self.tell_members(turn, &payload),
+            BusEvent::Doubt { .. } => self.doubt(turn),
+            BusEvent::Lost => self.want_head(),
         }
     }
 
@@ -234,7 +239,15 @@ impl Room {
         if let Some(history) = &mut self.history {
             history.read(asked.generation, asked.seq, &asked.user);
         }
-        receipt::spread(turn, asked);
+        let payload = receipt::receipt_json(turn, asked);
+        self.tell_members(turn, &payload);
+        if turn.shared.config.cluster {
+            turn.bus(BusRequest::Ephemeral { room: self.id.clone(), payload });
+        }
+        if turn.shared.config.bus_log {
+            let (generation, seq, user) = (asked.generation, asked.seq, asked.user.clone());
+            turn.bus(BusRequest::LogRead { room: self.id.clone(), generation, seq, user });
+        }
     }
 
     // Delivery.
@@ -247,6 +260,14 @@ impl Room {
             shards.insert(home(user, shared.config.shards));
         }
         (0..shared.config.shards).map(ShardId).filter(move |shard| shards.contains(*shard))
+    }
+
+    /// An event without a seq.
+    fn tell_members(&self, turn: &mut Turn<'_>, payload: &Bytes) {
+        for shard in self.audience(turn.shared) {
+            let (room, payload) = (self.id.clone(), payload.clone());
+            turn.effects.push(BridgeEffect::Shard(shard, ToShard::Event { room, payload }));
+        }
     }
 
     pub(super) fn deliver(&self, turn: &mut Turn<'_>, seq: u64, payload: &Bytes, received_us: u64) {

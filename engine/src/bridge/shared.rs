@@ -1,6 +1,7 @@
 //! What the rooms of one bridge share: tickets of the store, timers, the count of publishes, the store's health, the
 //! rows gathered for the next append, and how answers leave.
 
+use super::looks::Looks;
 use super::{Answer, BridgeConfig, BridgeEffect, BridgeStats, writer::Offer};
 use crate::Now;
 use crate::bus::BusRequest;
@@ -81,13 +82,32 @@ pub(super) struct ReceiptAsked {
     pub(super) seq: u64,
 }
 
-/// Whether the store takes writes, as far as is known.
+/// How the store, or the bus, does, as far as is known: while it is degraded publishes are refused at once.
 #[derive(Debug, Default)]
 struct Health {
     failures: u32,
     retry_after_ms: u32,
     /// From when on one publish is let through, to find out.
     probe_ms: u64,
+}
+
+impl Health {
+    fn failed(&mut self, now: Now, hint_ms: u32, is_degraded: &mut bool) {
+        self.retry_after_ms = back_off_ms(self.failures, hint_ms).max(200) as u32;
+        self.failures = self.failures.saturating_add(1);
+        if !std::mem::replace(is_degraded, true) {
+            self.probe_ms = now.mono_ms() + u64::from(self.retry_after_ms);
+        }
+    }
+
+    /// When a publish may be tried again; `None` lets this one through as a probe.
+    fn refuses(&mut self, now: Now) -> Option<u32> {
+        if now.mono_ms() < self.probe_ms {
+            return Some(self.retry_after_ms);
+        }
+        self.probe_ms = now.mono_ms() + u64::from(self.retry_after_ms);
+        None
+    }
 }
 
 /// What rooms share.
@@ -114,6 +134,9 @@ pub(super) struct Shared {
     timers: BinaryHeap<Reverse<(u64, RoomId)>>,
     append_retries: Vec<(u64, Vec<Place>)>,
     health: Health,
+    bus_health: Health,
+    pub(super) looks: Looks,
+    next_look: u64,
 }
 
 /// One call into a room: the time, what rooms share, and where effects go.
@@ -144,8 +167,10 @@ impl Shared {
                 inits_total: 0,
                 history_pages_total: 0,
                 history_from_memory_total: 0,
+                history_from_log_total: 0,
                 receipts_total: 0,
                 store_degraded_now: false,
+                bus_degraded_now: false,
                 durable_us: latency_histogram(),
             },
             dirty: Vec::new(),
@@ -162,6 +187,9 @@ impl Shared {
             timers: BinaryHeap::new(),
             append_retries: Vec::new(),
             health: Health::default(),
+            bus_health: Health::default(),
+            looks: Looks::default(),
+            next_look: 0,
             config,
         }
     }
@@ -210,7 +238,16 @@ impl Shared {
     pub(super) fn next_tick_ms(&self) -> Option<u64> {
         let timer = self.timers.peek().map(|Reverse((due, _))| *due);
         let retry = self.append_retries.iter().map(|(due, _)| *due).min();
-        [timer, retry].into_iter().flatten().min()
+        [timer, retry, self.looks.next_ms()].into_iter().flatten().min()
+    }
+
+    /// A room listens from now on: in a cluster its head is looked at now and then. Names its entry in that list.
+    pub(super) fn look_at(&mut self, now: Now, room: &RoomId) -> u64 {
+        self.next_look += 1;
+        if self.config.cluster {
+            self.looks.add(now, room.clone(), self.next_look);
+        }
+        self.next_look
     }
 
     // The count of publishes.
@@ -241,24 +278,25 @@ impl Shared {
         if self.stats.publishes_now >= u64::from(self.config.publishes_max) {
             return Some(BACK_OFF_MS_MAX as u32);
         }
-        if !self.stats.store_degraded_now {
-            return None;
-        }
-        if now.mono_ms() < self.health.probe_ms {
-            return Some(self.health.retry_after_ms);
-        }
-        self.health.probe_ms = now.mono_ms() + u64::from(self.health.retry_after_ms);
-        None
+        let store = self.stats.store_degraded_now.then(|| self.health.refuses(now)).flatten();
+        let bus = self.stats.bus_degraded_now.then(|| self.bus_health.refuses(now)).flatten();
+        store.max(bus)
     }
 
     /// A write failed, or is later than a publish may wait.
     pub(super) fn store_failed(&mut self, now: Now, hint_ms: u32) {
-        self.health.retry_after_ms = back_off_ms(self.health.failures, hint_ms).max(200) as u32;
-        self.health.failures += 1;
-        if !self.stats.store_degraded_now {
-            self.stats.store_degraded_now = true;
-            self.health.probe_ms = now.mono_ms() + u64::from(self.health.retry_after_ms);
-        }
+        self.health.failed(now, hint_ms, &mut self.stats.store_degraded_now);
+    }
+
+    /// The bus did not answer.
+    pub(super) fn bus_failed(&mut self, now: Now, hint_ms: u32) {
+        self.bus_health.failed(now, hint_ms, &mut self.stats.bus_degraded_now);
+    }
+
+    /// The bus answered.
+    pub(super) fn bus_works(&mut self) {
+        self.bus_health.failures = 0;
+        self.stats.bus_degraded_now = false;
     }
 
     /// A write succeeded: what waits for its next attempt need not wait longer.
@@ -274,7 +312,7 @@ impl Shared {
 
     /// What a sender is told to wait.
     pub(super) fn retry_after_ms(&self) -> u32 {
-        self.health.retry_after_ms.max(BACK_OFF_MS_MAX as u32)
+        self.health.retry_after_ms.max(self.bus_health.retry_after_ms).max(BACK_OFF_MS_MAX as u32)
     }
 }
 

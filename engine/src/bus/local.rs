@@ -109,12 +109,8 @@ impl LocalBus {
                 self.subscribed.remove(&room);
                 None
             }
-            BusRequest::Ephemeral { room, payload } => {
-                if self.subscribed.contains(&room) {
-                    events.push(BusEvent::Ephemeral { room, payload });
-                }
-                None
-            }
+            // There is no other node, and the bridge does not ask this bus for a log.
+            BusRequest::Ephemeral { .. } | BusRequest::LogRead { .. } => None,
             request => Some(self.script(now, request, events)),
         }
     }
@@ -221,9 +217,11 @@ impl Room {
                 }
                 BusReply::Retired { room }
             }
-            BusRequest::Subscribe { room } | BusRequest::Unsubscribe { room } | BusRequest::Ephemeral { room, .. } => {
-                BusReply::Subscribed { room }
-            }
+            BusRequest::Log { room, .. } => BusReply::NeedInit { room },
+            BusRequest::Subscribe { room }
+            | BusRequest::Unsubscribe { room }
+            | BusRequest::Ephemeral { room, .. }
+            | BusRequest::LogRead { room, .. } => BusReply::Subscribed { room },
         }
     }
 

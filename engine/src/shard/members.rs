@@ -284,6 +284,14 @@ impl Engine {
         } else if let Some(slot) = self.room_homes.find(room) {
             self.post_to_members(slot, payload);
         }
+        self.spread_to_nodes(room, payload);
+    }
+
+    /// The same for members on other nodes, where there are any.
+    fn spread_to_nodes(&mut self, room: &RoomId, payload: &Bytes) {
+        if self.config.cluster {
+            self.effects.bridge.push(ToBridge::Spread { room: room.clone(), payload: payload.clone() });
+        }
     }
 
     /// Who is there?

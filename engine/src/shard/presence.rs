@@ -6,7 +6,7 @@ use super::members::ShardCounts;
 use super::outbox::Kind;
 use super::slab::Named;
 use crate::mesh::{ToBridge, ToShard};
-use crate::names::{ConnectionRef, ShardId, ShardSet, UserId, home};
+use crate::names::{ConnectionRef, RoomId, ShardId, ShardSet, UserId, home};
 use bytes::Bytes;
 use roomwire_wire::id::USER_ROOM_PREFIX;
 
@@ -75,6 +75,12 @@ pub(super) struct Grace {
     number: u32,
 }
 
+/// The room of a user's own messages. On a node that stands alone they all pass the bridge anyway; in a cluster it has
+/// to listen for them.
+fn user_room(user: &UserId) -> RoomId {
+    RoomId::new(&format!("{USER_ROOM_PREFIX}{}", &**user))
+}
+
 impl Engine {
     fn user_home(&mut self, user: &UserId) -> u32 {
         self.user_homes.find_or_insert(user, || UserHome {
@@ -91,6 +97,7 @@ impl Engine {
         let Some(known) = self.user_homes.get_mut(slot) else { return };
         let (was_online, was_seen) = (known.is_online(), known.is_seen());
         known.grace = 0;
+        let is_first = known.shards.is_empty();
         known.shards.add(from.shard);
         let crossed = limit > 0 && known.shards.total() > limit;
         if !was_online && self.config.cluster {
@@ -102,6 +109,10 @@ impl Engine {
         if crossed {
             self.post(from.shard, ToShard::TooManyConnections { to: from });
         }
+        if is_first && self.config.cluster {
+            let (room, shard) = (user_room(user), self.shard);
+            self.effects.bridge.push(ToBridge::Subscribe { room, shard });
+        }
     }
 
     pub(super) fn home_user_down(&mut self, user: &UserId, shard: ShardId) {
@@ -109,6 +120,10 @@ impl Engine {
         let Some(known) = self.user_homes.get_mut(slot) else { return };
         if !known.shards.remove(shard) || !known.shards.is_empty() {
             return;
+        }
+        if self.config.cluster {
+            let (room, shard) = (user_room(user), self.shard);
+            self.effects.bridge.push(ToBridge::Unsubscribe { room, shard });
         }
         // Never 0, which stands for none.
         self.graces_begun = self.graces_begun.checked_add(1).unwrap_or(1);
@@ -228,7 +243,7 @@ impl Engine {
         if home(user, self.config.shards) == self.shard {
             let known = self.user_homes.find(user).and_then(|slot| self.user_homes.get(slot));
             let shards = known.map(|known| known.shards.shards()).unwrap_or_default();
-            let room = crate::names::RoomId::new(room);
+            let room = RoomId::new(room);
             for shard in shards.into_iter().filter(|shard| *shard != self.shard) {
                 self.effects.shards.push((shard, ToShard::Event { room: room.clone(), payload: payload.clone() }));
             }

@@ -75,6 +75,9 @@ impl MemoryStore {
                 let tail = room.rows.range((from, 0)..).map(|(_, read)| read.row.clone()).collect();
                 StoreReply::Room { ticket, meta: room.meta(), tail }
             }
+            StoreRequest::ReadGen { ticket, room } => {
+                StoreReply::Gen { ticket, generation: self.rooms.get(&room).map_or(0, |room| room.meta.generation) }
+            }
             StoreRequest::AdvanceGen { ticket, room, expect, owner } => {
                 let meta = &mut self.rooms.entry(room).or_default().meta;
                 let mut applied = meta.generation == expect + 1 && meta.owner == owner;

@@ -104,12 +104,11 @@ impl RedisBus {
 
     /// Takes a request; it leaves with the next [`RedisBus::flush`].
     pub fn ask(&mut self, request: BusRequest) {
-        if let BusRequest::Ephemeral { room, payload } = &request {
-            // Our own come back from Redis too, and are dropped then: here they need no way round.
-            self.told.push_back(Told::Event(BusEvent::Ephemeral { room: room.clone(), payload: payload.clone() }));
-        }
         let mut steps = std::mem::take(&mut self.steps);
-        let is_answered = !matches!(request, BusRequest::Unsubscribe { .. } | BusRequest::Ephemeral { .. });
+        let is_answered = !matches!(
+            request,
+            BusRequest::Unsubscribe { .. } | BusRequest::Ephemeral { .. } | BusRequest::LogRead { .. }
+        );
         if is_answered && self.order.waiting() >= REQUESTS_MAX {
             self.shared.count(|figures| figures.refused_total += 1);
             let reply = BusReply::Failed { room: request.room().clone(), retry_after_ms: self.link.retry_after_ms() };

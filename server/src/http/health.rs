@@ -36,6 +36,7 @@ fn readiness(figures: &NodeFigures, requires_backends: bool) -> (bool, Value) {
         StoreState::Degraded(cause) => Some(&**cause),
     };
     let bus = match &figures.bus.state {
+        BusState::Healthy if figures.bridge.bus_degraded_now => Some("the bus answers late or not at all"),
         BusState::Healthy => None,
         BusState::Degraded(cause) => Some(&**cause),
     };

@@ -229,6 +229,8 @@ impl Scrape {
         writer.counter("bridge_history_pages", "Pages of history", bridge.history_pages_total)?;
         let memory = bridge.history_from_memory_total;
         writer.counter("bridge_history_from_memory", "Pages of history that needed no store", memory)?;
+        let log = bridge.history_from_log_total;
+        writer.counter("bridge_history_from_log", "Pages of history from the recent log of a shared bus", log)?;
         writer.counter("bridge_receipts", "Read receipts", bridge.receipts_total)?;
         writer.counter("bridge_turns", "Turns of the bridge thread", figures.turns_total)?;
         writer.counter("bridge_busy_us", "Microseconds that the bridge thread did not sleep", figures.busy_us_total)?;
@@ -263,7 +265,7 @@ impl Scrape {
         if !bus.is_remote {
             return Ok(());
         }
-        let degraded = bus.state != BusState::Healthy;
+        let degraded = self.figures.bridge.bus_degraded_now || bus.state != BusState::Healthy;
         writer.gauge("bus_degraded", "1 while the bus is in trouble", u64::from(degraded))?;
         writer.gauge("bus_connected", "1 while commands can be sent", u64::from(bus.connected_now))?;
         let hears = u64::from(bus.subscriber_connected_now);

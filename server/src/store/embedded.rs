@@ -230,7 +230,9 @@ impl EmbeddedStore {
     /// Passes a request on. What does not fit waits here, in order.
     pub fn send(&mut self, request: StoreRequest) {
         match request {
-            StoreRequest::Page { .. } | StoreRequest::ReadRoom { .. } => self.reads.send(request),
+            StoreRequest::Page { .. } | StoreRequest::ReadRoom { .. } | StoreRequest::ReadGen { .. } => {
+                self.reads.send(request);
+            }
             _ => self.writes.send(request),
         }
     }

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::{
     CLIENT_ID_CHARS_MAX, ClientMessage, ErrorCode, FieldLimits, HISTORY_MESSAGES_DEFAULT, HISTORY_MESSAGES_MAX,
-    RawText, Rejection, WATCH_USERS_MAX,
+    RawText, ReadChat, Rejection, WATCH_USERS_MAX,
 };
 use crate::id::{is_room_id, is_user_id};
 
@@ -26,6 +26,41 @@ pub fn parse<'a>(text: &'a str, limits: &FieldLimits) -> Result<ClientMessage<'a
         Err(_) => return Err(Problem::new(ErrorCode::BadJson, "Message is not a JSON object").rejection(None)),
     };
     fields.message(limits).map_err(|problem| problem.rejection(fields.echoed_client_id()))
+}
+
+/// Reads a `chat_message` that the server wrote (from the bus's log, or another node). `None` for anything else.
+#[must_use]
+pub fn parse_chat(text: &str) -> Option<ReadChat<'_>> {
+    let fields: ChatFields<'_> = serde_json::from_str(text).ok()?;
+    (fields.kind == "chat_message").then_some(())?;
+    Some(ReadChat {
+        room_id: fields.room_id,
+        user_id: fields.user_id,
+        username: fields.username,
+        content: RawText(literal(fields.content)?),
+        timestamp: fields.timestamp,
+        seq: fields.seq,
+        epoch: fields.epoch,
+    })
+}
+
+/// The fields of a `chat_message` as they stand in its JSON.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ChatFields<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    room_id: Cow<'a, str>,
+    #[serde(borrow)]
+    user_id: Cow<'a, str>,
+    #[serde(borrow)]
+    username: Cow<'a, str>,
+    #[serde(borrow)]
+    content: &'a RawValue,
+    timestamp: u64,
+    seq: u64,
+    epoch: u64,
 }
 
 /// What is wrong, before the `clientId` is added.

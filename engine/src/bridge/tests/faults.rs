@@ -135,8 +135,11 @@ fn answers_of_the_bus_that_are_lost_change_nothing() {
                 world.bus_fails = Some(|request| !matches!(request, BusRequest::Subscribe { .. }));
             }
             world.bus_fails_after = is_done;
-            world.publish("a", Some("a"));
-            world.publish("b", Some("b"));
+            // In one turn: once the bus has failed, publishes are refused at once.
+            for id in ["a", "b"] {
+                world.gather(World::publish_message(connection(0, 1), "ann", id, Some(id)));
+            }
+            world.run();
             world.pass(1_000);
             world.bus_fails = None;
             world.pass(6_000);
@@ -146,6 +149,25 @@ fn answers_of_the_bus_that_are_lost_change_nothing() {
             assert_eq!(acks, [("a".into(), 1), ("b".into(), 2)], "kind {number}, done {is_done}");
         }
     }
+}
+
+#[test]
+fn while_the_bus_is_away_publishers_are_told_at_once_and_history_goes_on() {
+    let mut world = World::new();
+    world.subscribe(0);
+    world.publish("first", None);
+    world.bus_fails = Some(|_| true);
+    world.publish("a", Some("a"));
+    assert!(world.nodes[0].bridge.stats().bus_degraded_now);
+    world.publish("b", Some("b"));
+    assert_eq!(world.refusals(), [("unavailable".into(), Some("b".into()), Some(200))]);
+    let page = world.one_page(connection(0, 1), LAST);
+    assert_eq!((page.seqs(), page.live), (vec![1], true));
+    world.pass(500);
+    world.bus_fails = None;
+    world.pass(1_000);
+    assert!(!world.nodes[0].bridge.stats().bus_degraded_now);
+    assert_eq!(world.delivered(0), [(1, "first".into()), (2, "a".into())]);
 }
 
 #[test]
@@ -185,8 +207,8 @@ fn appends_that_end_in_another_order_are_delivered_in_seq_order() {
 
 /// Two nodes; the first has been given seq 2 for "a", and its store hangs.
 fn two_nodes() -> World {
-    let mut world = World::new();
-    world.add_node(BridgeConfig { boot: 100, ..config(100) });
+    let mut world = World::with(BridgeConfig { cluster: true, ..config(7) });
+    world.add_node(BridgeConfig { cluster: true, ..config(100) });
     world.shard_at(1, ToBridge::Subscribe { room: room(), shard: ShardId(0) });
     world.subscribe(0);
     world.publish("first", None);
@@ -315,8 +337,9 @@ impl Chance {
 
 fn chance(seed: u64) {
     let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let mut world = World::with(BridgeConfig { page_bytes_max: 40, recent_bytes_max: 2_000, ..config(seed * 1_000) });
-    world.add_node(config(seed * 1_000 + 500));
+    let small = BridgeConfig { page_bytes_max: 40, recent_bytes_max: 2_000, ..config(seed * 1_000) };
+    let mut world = World::with(BridgeConfig { cluster: true, ..small });
+    world.add_node(BridgeConfig { cluster: true, ..config(seed * 1_000 + 500) });
     world.events_first = seed.is_multiple_of(2);
     let subscribe = |world: &mut World, node| {
         world.shard_at(node, ToBridge::Subscribe { room: room(), shard: ShardId(0) });

@@ -68,6 +68,8 @@ pub(super) fn config(boot: u64) -> BridgeConfig {
         publish_ms_max: 5_000,
         page_bytes_max: 64 * 1024,
         recent_bytes_max: 64 * 1024,
+        bus_log: false,
+        strict: false,
     }
 }
 

@@ -106,7 +106,10 @@ pub fn command(dialect: &Dialect, key: &str, request: &BusRequest) -> Option<(Ki
             publish.arg(dialect.channel(room)).arg(signed(payload, &dialect.own_tail)?);
             (Kind::Ephemeral, publish)
         }
-        BusRequest::Subscribe { .. } | BusRequest::Unsubscribe { .. } => return None,
+        BusRequest::Subscribe { .. }
+        | BusRequest::Unsubscribe { .. }
+        | BusRequest::Log { .. }
+        | BusRequest::LogRead { .. } => return None,
     })
 }
 

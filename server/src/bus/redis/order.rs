@@ -141,7 +141,7 @@ fn begin(last_call: &mut CallId, request: BusRequest, steps: &mut Vec<Step>) -> 
         }
         request => {
             *last_call += 1;
-            let is_answered = !matches!(request, BusRequest::Ephemeral { .. });
+            let is_answered = !matches!(request, BusRequest::Ephemeral { .. } | BusRequest::LogRead { .. });
             steps.push(Step::Send(*last_call, request));
             is_answered.then_some(Slot::Sent(*last_call))
         }

@@ -85,6 +85,10 @@ fn answer(tables: Option<&Tables>, request: StoreRequest) -> StoreReply {
         StoreRequest::ReadRoom { ticket, room, window } => {
             (ticket, tables.map(|tables| read_room(tables, ticket, &room, window)))
         }
+        StoreRequest::ReadGen { ticket, room } => {
+            let generation = |tables| facts(tables, &room).map(|facts| facts.generation);
+            (ticket, tables.map(|tables| Ok(StoreReply::Gen { ticket, generation: generation(tables)? })))
+        }
         // The handle sends no other request here.
         StoreRequest::Append { ticket, .. }
         | StoreRequest::AdvanceGen { ticket, .. }

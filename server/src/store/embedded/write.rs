@@ -430,9 +430,9 @@ impl<'a> Group<'a> {
                 StoreReply::Receipt { ticket, found, new }
             }
             // The handle sends reads to the reader.
-            StoreRequest::Page { ticket, .. } | StoreRequest::ReadRoom { ticket, .. } => {
-                StoreReply::Failed { ticket, retry_after_ms: RETRY_MS }
-            }
+            StoreRequest::Page { ticket, .. }
+            | StoreRequest::ReadRoom { ticket, .. }
+            | StoreRequest::ReadGen { ticket, .. } => StoreReply::Failed { ticket, retry_after_ms: RETRY_MS },
         })
     }
 
