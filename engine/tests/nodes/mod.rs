@@ -110,6 +110,8 @@ impl World {
             publish_ms_max: 5_000,
             page_bytes_max: 65_536,
             recent_bytes_max: 65_536,
+            bus_log: false,
+            strict: false,
         };
         let life = roomwire_engine::cluster::Life { boot, number: 1 };
         let take = roomwire_engine::cluster::ClusterRequest::Beat { life, take: true, walking: false };
