@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Pace;
+
 /// Open-loop load for a room server: latency from the intended send time, cost by the server's pid, and a ledger that
 /// proves that nothing was lost, doubled or out of order. Exit status 1 if a run is invalid or void.
 #[derive(Debug, Parser)]
@@ -23,6 +25,14 @@ pub(crate) enum Command {
     Fanout(Fanout),
     /// Send to a server that echoes: CPU per message
     Echo(Echo),
+    /// Raise the rate step by step to the knee: latency against rate, then the closed-loop maximum apart
+    Latency(Latency),
+    /// Let all but the publishers lose their connections at once: time until all are back, cost of each, resume
+    Storm(Storm),
+    /// Leave, join and reconnect at a fixed rate while rooms talk
+    Churn(Churn),
+    /// A chat product: rooms by Zipf, messages, typing, receipts, presence, people who come and go
+    Mixed(Mixed),
     /// Minutes of chatting: drift of memory after warm-up, ledger
     Soak(Soak),
     /// Print medians and ratios of reports written with --json
@@ -77,21 +87,45 @@ pub(crate) struct Common {
     /// Handshakes under way at once, in each worker
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) connect_burst: u32,
+    /// Make the run so often, each time with a server of its own if --spawn starts it: `diff` wants three
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Count the server's system calls with `perf`; slows each of them, so read no CPU figures from such a run
+    #[arg(long)]
+    pub(crate) syscalls: bool,
     /// Write the report as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Write the report's figures as CSV, a line for each run
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: Option<PathBuf>,
     /// What was measured, for `table` (default: the dialect)
     #[arg(long)]
     pub(crate) label: Option<String>,
     /// Name of the scenario, for `table` (default: the run)
     #[arg(long)]
     pub(crate) scenario: Option<String>,
-    /// The run is invalid if the bench itself sent later than this in one of a hundred cases
+    /// The run is invalid if the bench itself sent or read later than this in one of a hundred cases
     #[arg(long, default_value_t = 20, value_name = "MS")]
     pub(crate) lag_ms_max: u32,
     /// The run is invalid if a worker used more than this share of a core, in percent
     #[arg(long, default_value_t = 95, value_name = "PERCENT")]
     pub(crate) cpu_percent_max: u32,
+}
+
+/// Who sets the pace.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Closed {
+    /// A closed loop instead of a rate: each publisher sends as soon as its last message is through. The most that the
+    /// server does for so many publishers; it has no latencies
+    #[arg(long = "closed-loop", conflicts_with = "rate")]
+    closed_loop: bool,
+}
+
+impl Closed {
+    pub(crate) fn pace(self) -> Pace {
+        if self.closed_loop { Pace::Closed } else { Pace::Open }
+    }
 }
 
 /// How fast, how long, how much.
@@ -115,8 +149,9 @@ pub(crate) struct Load {
 pub(crate) struct Idle {
     #[command(flatten)]
     pub(crate) common: Common,
-    #[arg(long, short = 'n', default_value_t = 18_000, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) connections: u32,
+    /// Several counts (-n 6000,12000,18000) make a run each: memory against connections
+    #[arg(long, short = 'n', default_value = "18000", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) connections: Vec<u32>,
     /// Let each connection join a room of its own
     #[arg(long)]
     pub(crate) join: bool,
@@ -145,6 +180,8 @@ pub(crate) struct Fanout {
     /// Seconds that are measured
     #[arg(long, default_value_t = 10.0)]
     pub(crate) seconds: f64,
+    #[command(flatten)]
+    pub(crate) closed: Closed,
 }
 
 #[derive(Debug, Args)]
@@ -158,6 +195,125 @@ pub(crate) struct Echo {
     /// Seconds that are measured
     #[arg(long, default_value_t = 10.0)]
     pub(crate) seconds: f64,
+    #[command(flatten)]
+    pub(crate) closed: Closed,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Latency {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rooms: u32,
+    /// Connections in each room
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) members: u32,
+    /// How many members of each room publish, in turn
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) publishers: u32,
+    /// Bytes of one message's content
+    #[arg(long, default_value_t = 128)]
+    pub(crate) size: usize,
+    /// The lowest rate, in messages a second
+    #[arg(long, default_value_t = 500.0)]
+    pub(crate) from: f64,
+    /// The highest rate
+    #[arg(long, default_value_t = 50_000.0)]
+    pub(crate) to: f64,
+    /// From one step to the next
+    #[arg(long, default_value_t = 2.0)]
+    pub(crate) factor: f64,
+    /// How often the gap around the knee is halved
+    #[arg(long, default_value_t = 2)]
+    pub(crate) refine: u32,
+    /// A step whose P99 is above this is not sustained, nor is one that is invalid or void
+    #[arg(long, default_value_t = 50.0, value_name = "MS")]
+    pub(crate) p99_ms_max: f64,
+    /// Seconds that are measured at each step
+    #[arg(long, default_value_t = 5.0)]
+    pub(crate) seconds: f64,
+    /// Seconds of each step that are not measured (default: 1)
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) warm_up: Option<f64>,
+    /// Seconds to wait at the end of each step for what is still under way
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    pub(crate) drain: f64,
+    /// Leave out the closed loop at the end
+    #[arg(long)]
+    pub(crate) no_closed_loop: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Storm {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rooms: u32,
+    /// Connections in each room; the first of each publishes and stays
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) members: u32,
+    /// Seconds over which the connections are lost; 0: all at once
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) over: f64,
+    /// Seconds that are measured, from the first loss
+    #[arg(long, default_value_t = 10.0)]
+    pub(crate) seconds: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Churn {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rooms: u32,
+    /// Connections in each room; the first of each publishes and stays
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) members: u32,
+    /// Leaves, joins and reconnects a second, in whole turns of all three for everybody
+    #[arg(long, default_value_t = 300.0)]
+    pub(crate) moves: f64,
+    /// Seconds that are measured
+    #[arg(long, default_value_t = 10.0)]
+    pub(crate) seconds: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mixed {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    #[arg(long, short = 'n', default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) connections: u32,
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rooms: u32,
+    /// Rooms of a connection, on average
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) memberships: u32,
+    /// How much larger the first rooms are: room n has a share of 1 / n^exponent
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) exponent: f64,
+    /// The same seed makes the same rooms
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// `typing` a second, over all connections
+    #[arg(long, default_value_t = 100.0)]
+    pub(crate) typing: f64,
+    /// `read_receipt` a second, over all connections
+    #[arg(long, default_value_t = 100.0)]
+    pub(crate) receipts: f64,
+    /// Reconnects a second
+    #[arg(long, default_value_t = 10.0)]
+    pub(crate) reconnects: f64,
+    /// Users whose presence each connection watches
+    #[arg(long, default_value_t = 5)]
+    pub(crate) watched: u32,
+    #[arg(long, default_value_t = 5.0)]
+    pub(crate) minutes: f64,
 }
 
 #[derive(Debug, Args)]

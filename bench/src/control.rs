@@ -1,10 +1,13 @@
 //! What coordinator and worker say to each other, as lines of JSON: the plan and [`Go`] on the worker's stdin,
 //! [`FromWorker`] on its stdout.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::histogram::LatencyCounts;
 use crate::ledger::Counts;
+use crate::timed::{Counted, Timed};
 
 /// Start the schedule.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -48,14 +51,9 @@ pub(crate) struct WorkerResult {
     pub(crate) sent_in_window: u64,
     /// Messages that arrived while the window lasted.
     pub(crate) arrived_in_window: u64,
-    /// From the intended send time to the arrival at each receiver.
-    pub(crate) delivery: LatencyCounts,
-    /// Of those, from a publisher on one node to a receiver on another.
-    pub(crate) delivery_across: LatencyCounts,
-    /// From the intended send time to the ack at the publisher.
-    pub(crate) ack: LatencyCounts,
-    /// From the intended send time to the call that sent: the bench's own delay.
-    pub(crate) send_lag: LatencyCounts,
+    /// What began in the window.
+    pub(crate) times: BTreeMap<Timed, LatencyCounts>,
+    pub(crate) counts: BTreeMap<Counted, u64>,
     pub(crate) deliveries: Counts,
     pub(crate) acks: Counts,
     /// Connections that ended, by reason.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::args::Common;
 
 /// See the module. What cannot be found out is empty.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Environment {
     pub(crate) version: String,
     /// Of the working directory.

@@ -32,6 +32,20 @@ impl Latencies {
         }
     }
 
+    /// Points of the percentile curve: quantile and milliseconds, denser towards 1, as a log axis of 1 - quantile wants.
+    pub(crate) fn curve(&self) -> Vec<(f64, f64)> {
+        let steps = self.0.iter_quantiles(2);
+        let mut curve: Vec<(f64, f64)> = Vec::new();
+        for step in steps {
+            let ms = step.value_iterated_to() as f64 / 1e6;
+            // The last quantiles all stand at the highest value: one is enough.
+            if curve.last().is_none_or(|(_, last)| *last < ms) {
+                curve.push((step.quantile(), ms));
+            }
+        }
+        curve
+    }
+
     /// `None` if nothing was recorded.
     pub(crate) fn percentiles(&self) -> Option<Percentiles> {
         let at = |quantile| self.0.value_at_quantile(quantile) as f64 / 1e6;
@@ -92,6 +106,18 @@ mod tests {
         assert!((percentiles.p50_ms - 500.0).abs() < 1.0, "{percentiles:?}");
         assert!((percentiles.p99_ms - 990.0).abs() < 1.5, "{percentiles:?}");
         assert!((percentiles.max_ms - 1000.0).abs() < 1.5, "{percentiles:?}");
+    }
+
+    #[test]
+    fn the_curve_rises_from_the_fastest_to_the_slowest() {
+        let mut latencies = Latencies::new();
+        for ms in 1..=10_000_u64 {
+            latencies.record(ms * 1_000_000);
+        }
+        let curve = latencies.curve();
+        assert!((10..200).contains(&curve.len()), "{} points", curve.len());
+        assert!(curve.is_sorted_by(|one, next| one.0 <= next.0 && one.1 < next.1), "{curve:?}");
+        assert!(curve.last().is_some_and(|(quantile, ms)| *quantile > 0.9995 && (ms - 10_000.0).abs() < 20.0));
     }
 
     #[test]

@@ -97,6 +97,19 @@ impl Ledger {
         }
     }
 
+    /// Number `number` of `stream` arrived at a receiver that may have missed some and is owed none: it may not come
+    /// twice or late.
+    pub(crate) fn record_loose(&mut self, stream: usize, number: u32) {
+        let Some(next) = self.next.get_mut(stream) else { return self.stray() };
+        if number >= *next {
+            *next = number.saturating_add(1);
+        } else if number + 1 == *next {
+            self.counts.doubled += 1;
+        } else {
+            self.counts.out_of_order += 1;
+        }
+    }
+
     /// `receiver` saw `seq`: one more than the last, whoever published it.
     pub(crate) fn record_seq(&mut self, receiver: usize, seq: u64) {
         if let Some(last) = self.last_seq.get_mut(receiver) {
@@ -165,6 +178,18 @@ mod tests {
     #[test]
     fn more_than_expected_is_not_clean() {
         assert!(!after(&[0, 1, 2], 2).is_clean());
+    }
+
+    #[test]
+    fn a_receiver_that_is_owed_nothing_may_miss_but_not_get_twice_or_late() {
+        let loose = |numbers: &[u32]| {
+            let mut ledger = Ledger::new(1, 1, 0);
+            numbers.iter().for_each(|number| ledger.record_loose(0, *number));
+            ledger.counts()
+        };
+        assert!(loose(&[0, 1, 7, 9]).is_clean());
+        assert_eq!(loose(&[0, 7, 7]).doubled, 1);
+        assert_eq!(loose(&[0, 7, 2]).out_of_order, 1);
     }
 
     #[test]

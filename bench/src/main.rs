@@ -1,18 +1,25 @@
 //! `roomwire-bench`: open-loop load, and what it costs the server.
 //!
-//! Reading order: `args` (what can be asked), `runs` (what each run asks of workers and server), `coordinator` (one
-//! process that starts workers and watches the server), `worker` (the processes that hold the connections), `swarm` (their
-//! event loop), `ledger` (nothing lost, doubled or out of order), `report` (what is printed and written).
+//! Reading order: `args` (what can be asked), `runs` (what each run asks), `ask` (one run from plan to report),
+//! `coordinator` (one process that starts workers and watches the server), `worker` (the processes that hold the
+//! connections), `agenda` (what they do when), `swarm` (their event loop), `observer` (what they make of what comes),
+//! `ledger` (nothing lost, doubled or out of order), `load` (the verdict), `report` (what is printed and written).
 //! What it never does: know anything of the server but the wire protocol and its pid.
 
+mod agenda;
 mod args;
+mod ask;
+mod book;
 mod control;
 mod coordinator;
 mod environment;
 mod frames;
 mod histogram;
+mod layout;
 mod ledger;
+mod load;
 mod observer;
+mod own_use;
 mod payload;
 mod plan;
 mod report;
@@ -22,9 +29,13 @@ mod server_process;
 mod server_usage;
 mod swarm;
 mod sys;
+mod syscalls;
 mod table;
+mod timed;
 mod token;
+mod topology;
 mod worker;
+mod zipf;
 
 use std::process::ExitCode;
 
@@ -37,6 +48,10 @@ fn main() -> ExitCode {
         Command::Idle(idle) => runs::idle::run(&idle),
         Command::Fanout(fanout) => runs::fanout::run(&fanout),
         Command::Echo(echo) => runs::echo::run(&echo),
+        Command::Latency(latency) => runs::latency::run(&latency),
+        Command::Storm(storm) => runs::storm::run(&storm),
+        Command::Churn(churn) => runs::churn::run(&churn),
+        Command::Mixed(mixed) => runs::mixed::run(&mixed),
         Command::Soak(soak) => runs::soak::run(&soak),
         Command::Table(files) => table::run(&files),
         Command::Worker => worker::run().map(|()| true),

@@ -77,30 +77,70 @@ pub(crate) fn write_echo(stamp: Stamp, size: usize, out: &mut String) {
     write_content(stamp, size, out);
 }
 
-/// Writes a `join_room`.
-pub(crate) fn write_join(room: &str, out: &mut String) {
+/// Writes a `join_room`; from a position on, if there is one.
+pub(crate) fn write_join(room: &str, position: Option<Position>, out: &mut String) {
     out.clear();
-    let _ = write!(out, r#"{{"type":"join_room","roomId":"{room}"}}"#);
+    let _ = write!(out, r#"{{"type":"join_room","roomId":"{room}""#);
+    if let Some(Position { seq, epoch }) = position {
+        let _ = write!(out, r#","since":{seq},"epoch":{epoch}"#);
+    }
+    out.push('}');
+}
+
+/// Writes a message of `kind` that says nothing but its room.
+pub(crate) fn write_about_room(kind: &str, room: &str, out: &mut String) {
+    out.clear();
+    let _ = write!(out, r#"{{"type":"{kind}","roomId":"{room}"}}"#);
+}
+
+/// Writes a `read_receipt`.
+pub(crate) fn write_receipt(room: &str, message_id: &str, out: &mut String) {
+    out.clear();
+    let _ = write!(out, r#"{{"type":"read_receipt","roomId":"{room}","messageId":"{message_id}"}}"#);
+}
+
+/// Writes a `watch_presence` of the users `u{user}`.
+pub(crate) fn write_watch(users: impl Iterator<Item = u32>, out: &mut String) {
+    out.clear();
+    out.push_str(r#"{"type":"watch_presence","userIds":["#);
+    for (at, user) in users.enumerate() {
+        let comma = if at == 0 { "" } else { "," };
+        let _ = write!(out, r#"{comma}"u{user}""#);
+    }
+    out.push_str("]}");
 }
 
 /// A `ping`: in the plain dialect its `pong` says that the join before it is done.
 pub(crate) const PING: &str = r#"{"type":"ping"}"#;
 
+/// How far somebody has read a room; seq 0: not at all, or the server does not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) seq: u64,
+    pub(crate) epoch: u64,
+}
+
 /// What a server message means to the bench.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Incoming<'a> {
     Connected,
-    /// `room_history`: the join is done.
-    History,
-    /// A stamped message, and its `seq` if it has one.
+    /// `room_history`, for [`History::read`].
+    History(&'a [u8]),
+    /// A stamped message.
     Delivery {
         stamp: Stamp,
-        seq: Option<u64>,
+        position: Position,
     },
     Ack {
         stamp: Stamp,
     },
     Pong,
+    /// The user `u{user}` types.
+    Typing {
+        user: Option<u32>,
+    },
+    Receipt,
+    Presence,
     /// `error`, as it came.
     Error(&'a [u8]),
     /// Join and leave events and the like.
@@ -112,7 +152,8 @@ pub(crate) enum Incoming<'a> {
 /// Reads one text message. `type` has to be the first member, as both servers write it.
 pub(crate) fn read(text: &[u8]) -> Incoming<'_> {
     if text.starts_with(STAMP_PREFIX.as_bytes()) {
-        return Stamp::read(text).map_or(Incoming::Unknown(text), |stamp| Incoming::Delivery { stamp, seq: None });
+        let position = Position::default();
+        return Stamp::read(text).map_or(Incoming::Unknown(text), |stamp| Incoming::Delivery { stamp, position });
     }
     let Some(rest) = text.strip_prefix(br#"{"type":""#) else { return Incoming::Unknown(text) };
     let Some(end) = rest.iter().position(|byte| *byte == b'"') else { return Incoming::Unknown(text) };
@@ -124,25 +165,91 @@ pub(crate) fn read(text: &[u8]) -> Incoming<'_> {
             None => Incoming::Unknown(text),
         },
         b"connected" => Incoming::Connected,
-        b"room_history" => Incoming::History,
+        b"room_history" => Incoming::History(rest),
         b"pong" => Incoming::Pong,
         b"error" => Incoming::Error(text),
-        b"user_joined" | b"user_left" | b"members" | b"presence" | b"typing" | b"read_receipt" => Incoming::Event,
+        b"typing" => Incoming::Typing { user: after(rest, br#""userId":"u"#).and_then(number).and_then(small) },
+        b"read_receipt" => Incoming::Receipt,
+        b"presence" => Incoming::Presence,
+        b"user_joined" | b"user_left" | b"members" => Incoming::Event,
         _ => Incoming::Unknown(text),
     }
 }
 
+fn small((value, _): (u64, &[u8])) -> Option<u32> {
+    value.try_into().ok()
+}
+
 fn read_delivery<'a>(text: &'a [u8], rest: &'a [u8]) -> Incoming<'a> {
-    let Some(content) = after(rest, br#""content":""#) else { return Incoming::Unknown(text) };
-    let Some(stamp) = Stamp::read(content) else { return Incoming::Unknown(text) };
+    match read_message(rest) {
+        Some((stamp, position, _)) => Incoming::Delivery { stamp, position },
+        None => Incoming::Unknown(text),
+    }
+}
+
+/// The first message in `bytes`: its stamp, its position, and what follows its content.
+fn read_message(bytes: &[u8]) -> Option<(Stamp, Position, &[u8])> {
+    let content = after(bytes, br#""content":""#)?;
+    let stamp = Stamp::read(content)?;
     // The content holds no quote (the bench wrote it), so what comes after its end is the server's.
-    let seq = content
-        .iter()
-        .position(|byte| *byte == b'"')
-        .and_then(|end| after(&content[end..], br#""seq":"#))
-        .and_then(number)
-        .map(|(seq, _)| seq);
-    Incoming::Delivery { stamp, seq }
+    let rest = &content[content.iter().position(|byte| *byte == b'"')?..];
+    // `seq` may be missing; a message ends with a brace.
+    let own = &rest[..rest.iter().position(|byte| *byte == b'}').unwrap_or(rest.len())];
+    Some((stamp, read_position(own), rest))
+}
+
+/// The first `seq` in `bytes` and the `epoch` right behind it.
+fn read_position(bytes: &[u8]) -> Position {
+    let Some((seq, rest)) = after(bytes, br#""seq":"#).and_then(number) else { return Position::default() };
+    let epoch = rest.strip_prefix(br#","epoch":"#).and_then(number).map_or(0, |(epoch, _)| epoch);
+    Position { seq, epoch }
+}
+
+/// The `messageId` of a `chat_message`.
+pub(crate) fn message_id(text: &[u8]) -> Option<&[u8]> {
+    let id = after(text, br#""messageId":""#)?;
+    id.get(..id.iter().position(|byte| *byte == b'"')?)
+}
+
+/// One page of a room's history.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct History<'a> {
+    /// By the number at the end of its name.
+    pub(crate) room: Option<u32>,
+    messages: &'a [u8],
+    /// Of the room's last message.
+    pub(crate) position: Position,
+    /// Whether another page of the same answer follows.
+    pub(crate) more: bool,
+}
+
+impl<'a> History<'a> {
+    /// Reads what [`Incoming::History`] holds.
+    pub(crate) fn read(page: &'a [u8]) -> History<'a> {
+        let name = after(page, br#""roomId":""#).unwrap_or_default();
+        let name = &name[..name.iter().position(|byte| *byte == b'"').unwrap_or(0)];
+        let digits = name.rsplit(|byte| *byte == b'-').next().unwrap_or_default();
+        let messages = after(page, br#""messages":["#).unwrap_or_default();
+        // What the bench writes holds no bracket, and receipts come as `readBy`, a list before the end of a message.
+        let end = messages.windows(2).rposition(|pair| pair == b"],").unwrap_or(0);
+        let (messages, tail) = messages.split_at(end);
+        History {
+            room: number(digits).and_then(small),
+            messages,
+            position: read_position(tail),
+            more: after(tail, br#""more":true"#).is_some(),
+        }
+    }
+
+    /// The stamped messages on the page, oldest first.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = (Stamp, Position)> + use<'a> {
+        let mut left = self.messages;
+        std::iter::from_fn(move || {
+            let (stamp, position, rest) = read_message(left)?;
+            left = rest;
+            Some((stamp, position))
+        })
+    }
 }
 
 /// What follows the first `needle`.
@@ -190,10 +297,61 @@ mod tests {
             r#"{"type":"chat_message","messageId":"m","roomId":"r","userId":"u1","username":"u1","#,
             r#""content":"rw:12:34:5678901234:xxxx","timestamp":1,"seq":77,"epoch":1}"#
         );
-        assert_eq!(read(roomwire.as_bytes()), Incoming::Delivery { stamp: STAMP, seq: Some(77) });
+        assert_eq!(
+            read(roomwire.as_bytes()),
+            Incoming::Delivery { stamp: STAMP, position: Position { seq: 77, epoch: 1 } }
+        );
         let plain = r#"{"type":"chat_message","messageId":"1","content":"rw:12:34:5678901234:xxxx","timestamp":1}"#;
-        assert_eq!(read(plain.as_bytes()), Incoming::Delivery { stamp: STAMP, seq: None });
-        assert_eq!(read(b"rw:12:34:5678901234:xxxx"), Incoming::Delivery { stamp: STAMP, seq: None });
+        assert_eq!(read(plain.as_bytes()), Incoming::Delivery { stamp: STAMP, position: Position::default() });
+        assert_eq!(
+            read(b"rw:12:34:5678901234:xxxx"),
+            Incoming::Delivery { stamp: STAMP, position: Position::default() }
+        );
+    }
+
+    #[test]
+    fn a_page_of_history_gives_its_messages_the_rooms_position_and_whether_more_follows() {
+        let message = |number: u32, seq: u64, read_by: &str| {
+            format!(
+                concat!(
+                    r#"{{"type":"chat_message","messageId":"m{seq}","roomId":"bench-1f-12","content":"rw:12:{number}:5:xx","#,
+                    r#""timestamp":1,"seq":{seq},"epoch":2,"readBy":[{read_by}]}}"#
+                ),
+                seq = seq,
+                number = number,
+                read_by = read_by
+            )
+        };
+        let messages = [message(3, 8, ""), message(4, 9, r#""u1","u2""#)].join(",");
+        let page = |messages: &str, tail: &str| {
+            format!(r#"{{"type":"room_history","roomId":"bench-1f-12","messages":[{messages}],{tail}}}"#)
+        };
+        let text = page(&messages, r#""seq":20,"epoch":3,"complete":true,"more":true"#);
+        let Incoming::History(rest) = read(text.as_bytes()) else { panic!("{text}") };
+        let history = History::read(rest);
+        assert_eq!((history.room, history.position, history.more), (Some(12), Position { seq: 20, epoch: 3 }, true));
+        let read: Vec<(u32, Position)> = history.messages().map(|(stamp, position)| (stamp.number, position)).collect();
+        assert_eq!(read, [(3, Position { seq: 8, epoch: 2 }), (4, Position { seq: 9, epoch: 2 })]);
+        assert_eq!(message_id(messages.as_bytes()), Some(b"m8".as_slice()));
+        let empty = page("", r#""seq":0,"epoch":0,"complete":true,"more":false"#);
+        let history = History::read(empty.as_bytes());
+        assert_eq!((history.messages().count(), history.position, history.more), (0, Position::default(), false));
+        assert_eq!(History::read(b"{}").room, None);
+    }
+
+    #[test]
+    fn what_is_written_beside_chat_is_the_protocols() {
+        let mut out = String::new();
+        let mut json = |write: &dyn Fn(&mut String)| -> serde_json::Value {
+            write(&mut out);
+            serde_json::from_str(&out).expect("valid JSON")
+        };
+        let join = json(&|out| write_join("r", Some(Position { seq: 4, epoch: 2 }), out));
+        assert_eq!((&join["type"], &join["since"], &join["epoch"]), (&"join_room".into(), &4.into(), &2.into()));
+        assert!(json(&|out| write_join("r", None, out))["since"].is_null());
+        assert_eq!(json(&|out| write_about_room("typing", "r", out))["roomId"], "r");
+        assert_eq!(json(&|out| write_receipt("r", "m1", out))["messageId"], "m1");
+        assert_eq!(json(&|out| write_watch([1, 2].into_iter(), out))["userIds"], serde_json::json!(["u1", "u2"]));
     }
 
     #[test]
@@ -202,7 +360,10 @@ mod tests {
         assert_eq!(read(ack), Incoming::Ack { stamp: STAMP });
         assert_eq!(read(br#"{"type":"pong","timestamp":1}"#), Incoming::Pong);
         assert_eq!(read(br#"{"type":"connected","message":"Welcome u1!"}"#), Incoming::Connected);
-        assert_eq!(read(br#"{"type":"room_history","messages":[]}"#), Incoming::History);
+        assert!(matches!(read(br#"{"type":"room_history","messages":[]}"#), Incoming::History(_)));
+        assert_eq!(read(br#"{"type":"typing","userId":"u7","username":"u7"}"#), Incoming::Typing { user: Some(7) });
+        assert_eq!(read(br#"{"type":"read_receipt","userId":"u1"}"#), Incoming::Receipt);
+        assert_eq!(read(br#"{"type":"presence","userId":"u1"}"#), Incoming::Presence);
         assert_eq!(read(br#"{"type":"user_joined","userId":"u1"}"#), Incoming::Event);
         assert!(matches!(read(br#"{"type":"error","code":"rate_limited"}"#), Incoming::Error(_)));
         for stranger in [

@@ -1,12 +1,12 @@
 //! What a worker is told to do. The coordinator writes it to the worker's stdin, never to its command line: it holds
-//! the secret.
+//! the secret. `layout` works out what it means.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::args::Dialect;
-use crate::schedule::Schedule;
+use crate::topology::Rooms;
 
 /// What connections are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,47 @@ pub(crate) enum Mode {
     Still,
 }
 
+/// When a publisher sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Pace {
+    /// By the schedule, whatever the server does: latencies are those that users would see.
+    #[default]
+    Open,
+    /// As soon as the one before is through: the most that so many publishers get out of the server. Its latencies say
+    /// nothing.
+    Closed,
+}
+
+/// What connections that publish nowhere do in a churn or a storm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Move {
+    /// Leave its rooms.
+    Leave,
+    /// Join them again, from where it was.
+    Join,
+    /// Lose the connection without a word, connect, and join from where it was.
+    Reconnect,
+}
+
+/// What happens beside the messages.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Extras {
+    /// What each mover does in turn; empty: nothing moves.
+    pub(crate) moves: Vec<Move>,
+    /// How many moves there are, over all movers.
+    pub(crate) move_count: u64,
+    /// The first one, in nanoseconds after the start, and the time from one to the next.
+    pub(crate) move_from_ns: u64,
+    pub(crate) move_every_ns: u64,
+    /// A second, over all connections.
+    pub(crate) typing_per_second: f64,
+    pub(crate) receipts_per_second: f64,
+    /// How many other users each connection watches.
+    pub(crate) watched: u32,
+}
+
 /// One run, as each worker gets it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
@@ -28,7 +69,8 @@ pub(crate) struct Plan {
     pub(crate) path: String,
     pub(crate) dialect: Dialect,
     pub(crate) mode: Mode,
-    /// Whether each connection joins its room.
+    pub(crate) pace: Pace,
+    /// Whether each connection joins its rooms.
     pub(crate) join: bool,
     pub(crate) secret: String,
     /// In every room's name, so that no run meets the history of another.
@@ -38,7 +80,11 @@ pub(crate) struct Plan {
     pub(crate) workers: u32,
     pub(crate) sources: u8,
     pub(crate) connect_burst: u32,
-    pub(crate) schedule: Schedule,
+    pub(crate) rooms: Rooms,
+    /// Messages a second, all publishers together, and how many.
+    pub(crate) rate: f64,
+    pub(crate) messages: u64,
+    pub(crate) extras: Extras,
     /// Bytes of one content.
     pub(crate) size: usize,
     /// The window that is measured, in nanoseconds after the start.
@@ -49,94 +95,10 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The name of `room`.
-    pub(crate) fn room_name(&self, room: u32) -> String {
-        format!("bench-{}-{room}", self.run_id)
-    }
-
-    /// Which of `addrs` `connection` goes to: neighbours in a room go to different nodes, and so do the first members of
-    /// neighbouring rooms, which publish.
-    pub(crate) fn node_of(&self, connection: u32) -> usize {
-        let members = self.schedule.topology.members;
-        ((connection / members) as usize + (connection % members) as usize) % self.addrs.len()
-    }
-
-    /// How many connections this worker holds.
-    pub(crate) fn own_connections(&self) -> usize {
-        let all = self.schedule.topology.connections();
-        all.saturating_sub(self.worker).div_ceil(self.workers) as usize
-    }
-
-    /// The number over all workers of this worker's connection `local`.
-    pub(crate) fn connection(&self, local: usize) -> u32 {
-        self.worker + local as u32 * self.workers
-    }
-
-    /// This worker's index of `connection`, or `None` if another worker holds it.
-    pub(crate) fn local(&self, connection: u32) -> Option<usize> {
-        (connection % self.workers == self.worker).then_some((connection / self.workers) as usize)
-    }
-}
-
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::schedule::Topology;
-
-    /// A plan of worker `worker` of `workers`.
-    pub(crate) fn plan(topology: Topology, messages: u64, worker: u32, workers: u32) -> Plan {
-        Plan {
-            addrs: vec![([127, 0, 0, 1], 1).into()],
-            path: "/".into(),
-            dialect: Dialect::Roomwire,
-            mode: Mode::Chat,
-            join: true,
-            secret: String::new(),
-            run_id: "test".into(),
-            worker,
-            workers,
-            sources: 1,
-            connect_burst: 1,
-            schedule: Schedule { topology, rate: 1_000.0, messages },
-            size: 64,
-            measure_from_ns: 0,
-            measure_to_ns: u64::MAX,
-            drain_ns: 0,
-        }
-    }
-
-    #[test]
-    fn workers_share_the_connections_without_overlap() {
-        let topology = Topology { rooms: 5, members: 3, publishers: 1 };
-        for workers in 1..=7 {
-            let mut owners = vec![0; 15];
-            for worker in 0..workers {
-                let plan = plan(topology, 0, worker, workers);
-                for local in 0..plan.own_connections() {
-                    let connection = plan.connection(local);
-                    assert_eq!(plan.local(connection), Some(local));
-                    owners[connection as usize] += 1;
-                }
-            }
-            assert_eq!(owners, vec![1; 15], "{workers} workers");
-        }
-    }
-
-    #[test]
-    fn members_and_publishers_are_spread_over_the_nodes() {
-        let topology = Topology { rooms: 30, members: 6, publishers: 1 };
-        let plan = Plan { addrs: vec![([127, 0, 0, 1], 1).into(); 3], ..plan(topology, 0, 0, 1) };
-        for room in 0..30 {
-            let mut members = [0; 3];
-            for connection in room * 6..room * 6 + 6 {
-                members[plan.node_of(connection)] += 1;
-            }
-            assert_eq!(members, [2; 3], "room {room}");
-        }
-        let mut publishers = [0; 3];
-        for publisher in 0..30 {
-            publishers[plan.node_of(topology.connection_of(publisher))] += 1;
-        }
-        assert_eq!(publishers, [10; 3]);
+    /// The source address that `connection` binds, so that the ports of one address do not run out.
+    pub(crate) fn source_of(&self, connection: u32) -> Option<Ipv4Addr> {
+        let at = connection.checked_rem(self.sources.into())?;
+        // Below 250.
+        Some(Ipv4Addr::new(127, 0, 0, 1 + at as u8))
     }
 }

@@ -1,21 +1,21 @@
-//! One run's report: what is printed as a table and written as JSON, and the verdict on it. `runs` fills it, `table`
-//! reads it back.
+//! One run's report: what is printed as a table and written as JSON. `runs` fills it; `book` writes and reads files of
+//! them; `table`, `diff` and `html` compare and draw them.
 
-use std::fs;
-use std::path::Path;
+use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::control::WorkerResult;
 use crate::environment::Environment;
-use crate::histogram::{Latencies, LatencyCounts, Percentiles};
+use crate::histogram::Percentiles;
 use crate::ledger::Counts;
+use crate::load::LoadFigures;
+use crate::plan::Pace;
+use crate::timed::Timed;
 
 /// See the module.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
-    /// `idle`, `fanout`, `echo` or `soak`.
+    /// The command: `idle`, `fanout`, ...
     pub(crate) run: String,
     pub(crate) scenario: String,
     pub(crate) label: String,
@@ -33,6 +33,15 @@ pub(crate) struct Report {
     pub(crate) delivery_across: Option<Percentiles>,
     /// From the intended send time to the ack at the publisher.
     pub(crate) ack: Option<Percentiles>,
+    /// All other times.
+    #[serde(default)]
+    pub(crate) times: BTreeMap<Timed, Percentiles>,
+    /// Points of the percentile curves: quantile, milliseconds.
+    #[serde(default)]
+    pub(crate) curves: BTreeMap<Timed, Vec<(f64, f64)>>,
+    /// For a step of a rising rate: why the server did not sustain it; empty if it did.
+    #[serde(default)]
+    pub(crate) beyond_knee: Vec<String>,
     pub(crate) server: Option<ServerFigures>,
     pub(crate) drift: Option<Drift>,
 }
@@ -52,33 +61,13 @@ pub(crate) struct Shape {
     /// Nodes of the server.
     #[serde(default = "one")]
     pub(crate) nodes: usize,
+    #[serde(default)]
+    pub(crate) pace: Pace,
 }
 
 /// Reports from before there were several.
 fn one() -> usize {
     1
-}
-
-/// What the workers did and saw, added up.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct LoadFigures {
-    pub(crate) scheduled: u64,
-    pub(crate) sent: u64,
-    pub(crate) scheduled_in_window: u64,
-    /// Given to the kernel before the window ended.
-    pub(crate) sent_in_window: u64,
-    pub(crate) arrived_in_window: u64,
-    pub(crate) arrived_per_second: f64,
-    pub(crate) deliveries: Counts,
-    pub(crate) acks: Counts,
-    pub(crate) closed: Vec<(String, u64)>,
-    pub(crate) complaints: Vec<(String, u64)>,
-    /// The bench's own delay behind the schedule.
-    pub(crate) send_lag: Option<Percentiles>,
-    /// Of the worker that used most.
-    pub(crate) bench_cpu_share: f64,
-    /// Of the worker that waited most: ready to run, but no core to run on.
-    pub(crate) bench_waiting_share: f64,
 }
 
 /// What the run cost the server.
@@ -98,6 +87,17 @@ pub(crate) struct ServerFigures {
     pub(crate) cpu_share_by_thread: Vec<(String, f64)>,
     pub(crate) switches_voluntary_per_second: f64,
     pub(crate) switches_involuntary_per_second: f64,
+    /// What the sockets of the whole machine held in buffers at the end of the window; both ends of each connection.
+    #[serde(default)]
+    pub(crate) socket_buffer_bytes: u64,
+    /// CPU of the window over the connections that came back in it, everything else that happened included.
+    #[serde(default)]
+    pub(crate) cpu_us_per_move: Option<f64>,
+    /// Counted by `perf`, which itself slows each of them: only where it was asked for.
+    #[serde(default)]
+    pub(crate) syscalls_per_second: Option<f64>,
+    #[serde(default)]
+    pub(crate) syscalls_per_arrival: Option<f64>,
 }
 
 /// How memory went over a soak.
@@ -109,91 +109,6 @@ pub(crate) struct Drift {
     pub(crate) percent: f64,
     /// One each second.
     pub(crate) rss_bytes: Vec<u64>,
-}
-
-impl LoadFigures {
-    /// Adds up what the workers measured over `seconds`; also the merged histograms of deliveries, those between nodes,
-    /// and acks.
-    pub(crate) fn merge(results: &[WorkerResult], seconds: f64) -> (LoadFigures, [Option<Percentiles>; 3]) {
-        let mut sum = LoadFigures::default();
-        for result in results {
-            sum.scheduled += result.scheduled;
-            sum.sent += result.sent;
-            sum.scheduled_in_window += result.scheduled_in_window;
-            sum.sent_in_window += result.sent_in_window;
-            sum.arrived_in_window += result.arrived_in_window;
-            sum.deliveries += result.deliveries;
-            sum.acks += result.acks;
-            add_texts(&mut sum.closed, &result.closed);
-            add_texts(&mut sum.complaints, &result.complaints);
-            sum.bench_cpu_share = sum.bench_cpu_share.max(result.cpu_share);
-            sum.bench_waiting_share = sum.bench_waiting_share.max(result.waiting_share);
-        }
-        sum.arrived_per_second = sum.arrived_in_window as f64 / seconds;
-        sum.send_lag = merged(results, |result| &result.send_lag);
-        let latencies = [
-            merged(results, |result| &result.delivery),
-            merged(results, |result| &result.delivery_across),
-            merged(results, |result| &result.ack),
-        ];
-        (sum, latencies)
-    }
-
-    /// Why the bench's own figures do not count.
-    pub(crate) fn invalid(&self, lag_ms_max: u32, cpu_percent_max: u32) -> Vec<String> {
-        let mut reasons = Vec::new();
-        if self.sent_in_window * 100 < self.scheduled_in_window * 99 {
-            let percent = 100.0 * self.sent_in_window as f64 / self.scheduled_in_window as f64;
-            reasons.push(format!("only {percent:.1} % of the target rate was sent"));
-        }
-        if self.bench_cpu_share * 100.0 > f64::from(cpu_percent_max) {
-            reasons.push(format!("the bench was the bottleneck: {:.0} % of a core", self.bench_cpu_share * 100.0));
-        }
-        if let Some(lag) = self.send_lag
-            && lag.p99_ms > f64::from(lag_ms_max)
-        {
-            reasons.push(format!("the bench was the bottleneck: it sent {:.1} ms late (P99)", lag.p99_ms));
-        }
-        reasons
-    }
-
-    /// How the server failed.
-    pub(crate) fn void(&self) -> Vec<String> {
-        let mut reasons = Vec::new();
-        for (what, counts) in [("deliveries", self.deliveries), ("acks", self.acks)] {
-            if !counts.is_clean() {
-                reasons.push(format!(
-                    "{what}: {} of {} lost, {} doubled, {} out of order, {} breaks of seq, {} stray",
-                    counts.lost(),
-                    counts.expected,
-                    counts.doubled,
-                    counts.out_of_order,
-                    counts.seq_breaks,
-                    counts.stray
-                ));
-            }
-        }
-        reasons.extend(self.closed.iter().map(|(why, count)| format!("{count} connections ended: {why}")));
-        reasons.extend(self.complaints.iter().map(|(text, count)| format!("{count} times: {text}")));
-        reasons
-    }
-}
-
-fn merged(results: &[WorkerResult], of: impl Fn(&WorkerResult) -> &LatencyCounts) -> Option<Percentiles> {
-    let mut all = Latencies::new();
-    for result in results {
-        all.merge(of(result));
-    }
-    all.percentiles()
-}
-
-fn add_texts(sum: &mut Vec<(String, u64)>, texts: &[(String, u64)]) {
-    for (text, count) in texts {
-        match sum.iter_mut().find(|(known, _)| known == text) {
-            Some((_, known)) => *known += count,
-            None => sum.push((text.clone(), *count)),
-        }
-    }
 }
 
 impl Drift {
@@ -219,17 +134,9 @@ impl Report {
         self.invalid.is_empty() && self.void.is_empty()
     }
 
-    pub(crate) fn write_json(&self, path: &Path) -> Result<()> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        }
-        let text = serde_json::to_string_pretty(self)? + "\n";
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-    }
-
-    pub(crate) fn read_json(path: &Path) -> Result<Report> {
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} is no report", path.display()))
+    /// Whether it spoils the whole: a step that was too much for the server does not.
+    pub(crate) fn is_failure(&self) -> bool {
+        !self.is_good() && self.beyond_knee.is_empty()
     }
 
     /// The report as a table, then the verdict.
@@ -237,6 +144,9 @@ impl Report {
         println!("{} ({}), commit {}", self.scenario, self.label, self.environment.commit);
         for (name, value) in self.rows() {
             println!("  {name:<34} {value}");
+        }
+        for reason in &self.beyond_knee {
+            println!("  not sustained: {reason}");
         }
         for reason in &self.invalid {
             println!("  INVALID: {reason}");
@@ -256,7 +166,11 @@ impl Report {
             format!("{}, {} x {}, {}", shape.connections, shape.rooms, shape.members, shape.nodes),
         )];
         if load.scheduled > 0 {
-            rows.push(("target rate, content", format!("{}/s, {} B", shape.messages_per_second, shape.content_bytes)));
+            let rate = match shape.pace {
+                Pace::Open => format!("{:.0}/s, {} B", shape.messages_per_second, shape.content_bytes),
+                Pace::Closed => format!("closed loop, {} B: a maximum, no latencies", shape.content_bytes),
+            };
+            rows.push(("target rate, content", rate));
             rows.push((
                 "sent of scheduled in the window",
                 format!("{} of {}", load.sent_in_window, load.scheduled_in_window),
@@ -274,9 +188,13 @@ impl Report {
             ("publish to arrival", self.delivery),
             ("publish to arrival, other node", self.delivery_across),
             ("publish to ack", self.ack),
-            ("bench's send lag", load.send_lag),
         ] {
             rows.extend(percentiles.map(|percentiles| (name, percentiles_row(percentiles))));
+        }
+        rows.extend(self.times.iter().map(|(what, percentiles)| (what.title(), percentiles_row(*percentiles))));
+        rows.extend(load.counts.iter().map(|(what, count)| (what.title(), count.to_string())));
+        for (name, lag) in [("bench's send lag", load.send_lag), ("bench's read lag", load.read_lag)] {
+            rows.extend(lag.map(|lag| (name, percentiles_row(lag))));
         }
         rows.push((
             "bench: CPU, waiting for a core",
@@ -319,6 +237,14 @@ impl ServerFigures {
             "server: switches/s, wanted and forced",
             format!("{:.0}, {:.0}", self.switches_voluntary_per_second, self.switches_involuntary_per_second),
         ));
+        rows.push(("kernel: socket buffers, all sockets", format!("{} KiB", self.socket_buffer_bytes / 1024)));
+        if let Some(us) = self.cpu_us_per_move {
+            rows.push(("server: CPU per move", format!("{us:.1} us, {:.0} per second and core", 1e6 / us)));
+        }
+        if let Some(per_second) = self.syscalls_per_second {
+            let each = self.syscalls_per_arrival.map_or(String::new(), |each| format!(", {each:.3} per arrival"));
+            rows.push(("server: system calls", format!("{per_second:.0}/s{each}, counted by perf")));
+        }
         rows
     }
 }
@@ -342,56 +268,52 @@ fn percentiles_row(at: Percentiles) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::environment::Environment;
 
-    fn good() -> LoadFigures {
+    /// A good report of `run` with this P99 and this CPU per arrival.
+    pub(crate) fn report(run: &str, p99_ms: f64, cpu_us: f64) -> Report {
+        let at =
+            Percentiles { count: 100, p50_ms: 1.0, p95_ms: 2.0, p99_ms, p999_ms: p99_ms * 2.0, max_ms: p99_ms * 3.0 };
         let counts = Counts { expected: 100, arrived: 100, ..Counts::default() };
-        LoadFigures {
-            scheduled_in_window: 1000,
-            sent_in_window: 990,
-            deliveries: counts,
-            acks: counts,
-            bench_cpu_share: 0.5,
-            ..LoadFigures::default()
+        Report {
+            run: run.into(),
+            scenario: run.into(),
+            label: "roomwire".into(),
+            environment: Environment::default(),
+            shape: Shape {
+                connections: 100,
+                rooms: 10,
+                members: 10,
+                publishers_per_room: 1,
+                messages_per_second: 1_000.0,
+                content_bytes: 128,
+                warm_up_secs: 1.0,
+                measured_secs: 5.0,
+                workers: 1,
+                nodes: 1,
+                pace: Pace::Open,
+            },
+            invalid: Vec::new(),
+            void: Vec::new(),
+            load: LoadFigures { scheduled: 100, deliveries: counts, acks: counts, ..LoadFigures::default() },
+            delivery: Some(at),
+            delivery_across: None,
+            ack: Some(at),
+            times: BTreeMap::new(),
+            curves: BTreeMap::from([(Timed::Delivery, vec![(0.5, 1.0), (0.99, p99_ms), (1.0, p99_ms * 3.0)])]),
+            beyond_knee: Vec::new(),
+            server: Some(ServerFigures { cpu_us_per_arrival: Some(cpu_us), ..ServerFigures::default() }),
+            drift: None,
         }
     }
 
     #[test]
-    fn a_run_counts_from_99_percent_of_its_rate() {
-        assert!(good().invalid(20, 95).is_empty());
-        let slow = LoadFigures { sent_in_window: 989, ..good() };
-        assert_eq!(slow.invalid(20, 95), ["only 98.9 % of the target rate was sent"]);
-    }
-
-    #[test]
-    fn a_bench_that_was_the_bottleneck_says_so() {
-        let busy = LoadFigures { bench_cpu_share: 0.97, ..good() };
-        assert_eq!(busy.invalid(20, 95), ["the bench was the bottleneck: 97 % of a core"]);
-        let mut lag = Latencies::new();
-        lag.record(30_000_000);
-        let late = LoadFigures { send_lag: lag.percentiles(), ..good() };
-        assert_eq!(late.invalid(20, 95).len(), 1);
-        assert!(late.invalid(40, 95).is_empty());
-    }
-
-    #[test]
-    fn anything_lost_doubled_ended_or_refused_voids_the_run() {
-        assert!(good().void().is_empty());
-        let lost = Counts { expected: 100, arrived: 99, ..Counts::default() };
-        let reasons = LoadFigures { deliveries: lost, ..good() }.void();
-        assert_eq!(reasons, ["deliveries: 1 of 100 lost, 0 doubled, 0 out of order, 0 breaks of seq, 0 stray"]);
-        assert_eq!(LoadFigures { acks: lost, ..good() }.void().len(), 1);
-        assert_eq!(LoadFigures { closed: vec![("closed with 4008".into(), 2)], ..good() }.void().len(), 1);
-        assert_eq!(LoadFigures { complaints: vec![("error".into(), 2)], ..good() }.void().len(), 1);
-    }
-
-    #[test]
-    fn workers_add_up() {
-        let one = WorkerResult { sent: 5, cpu_share: 0.2, closed: vec![("x".into(), 1)], ..WorkerResult::default() };
-        let two = WorkerResult { sent: 7, cpu_share: 0.4, closed: vec![("x".into(), 2)], ..WorkerResult::default() };
-        let (sum, _) = LoadFigures::merge(&[one, two], 1.0);
-        assert_eq!((sum.sent, sum.closed, sum.bench_cpu_share), (12, vec![("x".into(), 3)], 0.4));
+    fn a_step_beyond_the_knee_is_no_failure_but_a_void_run_is() {
+        let void = Report { void: vec!["1 lost".into()], ..report("latency", 1.0, 1.0) };
+        assert!(void.is_failure());
+        assert!(!Report { beyond_knee: vec!["P99".into()], ..void }.is_failure());
     }
 
     #[test]

@@ -1,46 +1,22 @@
-//! Who publishes what, and when: pure arithmetic over the plan, the same in every worker, so that each knows what its
-//! members have to receive without being told. `worker` and `runs` call it.
+//! Who publishes what, and when: arithmetic over the topology, the same in every worker, so that each knows what its
+//! members have to receive without being told. `agenda`, `layout` and `observer` call it.
 
-use serde::{Deserialize, Serialize};
+use crate::topology::{Rooms, Topology};
+use crate::zipf::{Zipf, fraction};
 
-/// Rooms of equal size. Connection `c` is in room `c / members`; a room's first `publishers` members publish in turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Topology {
-    pub(crate) rooms: u32,
-    /// Connections in each room.
-    pub(crate) members: u32,
-    /// Of which this many publish; 1 to `members`.
-    pub(crate) publishers: u32,
-}
-
-impl Topology {
-    pub(crate) fn connections(&self) -> u32 {
-        self.rooms.saturating_mul(self.members)
-    }
-
-    pub(crate) fn room_of(&self, connection: u32) -> u32 {
-        connection / self.members
-    }
-
-    /// The connection that publishes as `publisher` (numbered over all rooms).
-    pub(crate) fn connection_of(&self, publisher: u32) -> u32 {
-        publisher / self.publishers * self.members + publisher % self.publishers
-    }
-
-    /// Which of its room's publishers `publisher` is, or `None` if it belongs to another room.
-    pub(crate) fn publisher_in(&self, room: u32, publisher: u32) -> Option<u32> {
-        (publisher / self.publishers == room).then_some(publisher % self.publishers)
-    }
-}
-
-/// Message `k` is meant to leave `k / rate` seconds after the start; rooms take turns, and a room's publishers too.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// Message `k` is meant to leave `k / rate` seconds after the start. Rooms of equal size take turns, others are drawn
+/// by their size; a room's publishers take turns.
+#[derive(Clone, Debug)]
 pub(crate) struct Schedule {
-    pub(crate) topology: Topology,
     /// Messages a second, all publishers together.
-    pub(crate) rate: f64,
+    rate: f64,
     /// How many messages there are.
     pub(crate) messages: u64,
+    rooms: u32,
+    /// How rooms are drawn, where they do not take turns.
+    drawn: Option<(Zipf, u64)>,
+    /// How many messages go to each room.
+    to_rooms: Vec<u64>,
 }
 
 /// One message of the schedule.
@@ -55,38 +31,67 @@ pub(crate) struct Planned {
     pub(crate) after_ns: u64,
 }
 
+/// Where somebody is who goes through a schedule from its start.
+#[derive(Clone, Debug)]
+pub(crate) struct Walk {
+    k: u64,
+    /// How many messages each room has had.
+    of_room: Vec<u32>,
+}
+
 impl Schedule {
-    /// The schedule that sends for `seconds` at `rate`.
-    pub(crate) fn lasting(topology: Topology, rate: f64, seconds: f64) -> Schedule {
-        Schedule { topology, rate, messages: (rate * seconds).round() as u64 }
+    pub(crate) fn new(rooms: Rooms, rate: f64, messages: u64) -> Schedule {
+        let (count, drawn) = match rooms {
+            Rooms::Equal { rooms, .. } => (rooms, None),
+            Rooms::Zipf { rooms, exponent, seed, .. } => (rooms, Some((Zipf::new(rooms, exponent), seed))),
+        };
+        let mut schedule = Schedule { rate, messages, rooms: count, drawn, to_rooms: vec![0; count as usize] };
+        for k in 0..messages {
+            let room = schedule.room(k);
+            schedule.to_rooms[room as usize] += 1;
+        }
+        schedule
     }
 
-    /// Message `k`; `k` has to be below `messages`.
-    pub(crate) fn message(&self, k: u64) -> Planned {
-        let rooms = u64::from(self.topology.rooms);
-        let publishers = u64::from(self.topology.publishers);
-        let room = k % rooms;
-        let of_room = k / rooms;
-        // Both remainders are below a u32; a publisher's count overflows only after years at any rate.
-        Planned {
-            room: room as u32,
-            publisher: (room * publishers + of_room % publishers) as u32,
-            number: (of_room / publishers) as u32,
-            after_ns: (k as f64 * 1e9 / self.rate) as u64,
+    /// The room that message `k` goes to.
+    pub(crate) fn room(&self, k: u64) -> u32 {
+        match &self.drawn {
+            Some((zipf, seed)) => zipf.rank(fraction(*seed, k)) as u32,
+            // The remainder is below a u32.
+            None => (k % u64::from(self.rooms)) as u32,
         }
+    }
+
+    pub(crate) fn walk(&self) -> Walk {
+        Walk { k: 0, of_room: vec![0; self.rooms as usize] }
     }
 
     /// How many messages go to `room`.
     pub(crate) fn messages_to(&self, room: u32) -> u64 {
-        let (rooms, room) = (u64::from(self.topology.rooms), u64::from(room));
-        self.messages.saturating_sub(room).div_ceil(rooms)
+        self.to_rooms[room as usize]
     }
 
     /// How many messages `publisher` sends.
-    pub(crate) fn messages_of(&self, publisher: u32) -> u64 {
-        let publishers = self.topology.publishers;
-        let of_room = self.messages_to(publisher / publishers);
-        of_room.saturating_sub(u64::from(publisher % publishers)).div_ceil(u64::from(publishers))
+    pub(crate) fn messages_of(&self, topology: &Topology, publisher: u32) -> u64 {
+        let Some((room, at)) = topology.room_of_publisher(publisher) else { return 0 };
+        self.messages_to(room).saturating_sub(u64::from(at)).div_ceil(u64::from(topology.publishers(room)))
+    }
+}
+
+impl Walk {
+    /// The next message, or `None` behind the last.
+    pub(crate) fn next(&mut self, schedule: &Schedule, topology: &Topology) -> Option<Planned> {
+        if self.k >= schedule.messages {
+            return None;
+        }
+        let room = schedule.room(self.k);
+        let of_room = self.of_room[room as usize];
+        self.of_room[room as usize] += 1;
+        let publishers = topology.publishers(room);
+        let after_ns = (self.k as f64 * 1e9 / schedule.rate) as u64;
+        self.k += 1;
+        let publisher = topology.publisher(room, of_room % publishers);
+        Some(Planned { room, publisher, number: of_room / publishers, after_ns })
     }
 }
 
@@ -95,50 +100,59 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::topology::tests::ZIPF;
+
+    fn all(rooms: Rooms, rate: f64, messages: u64) -> (Topology, Schedule, Vec<Planned>) {
+        let (topology, schedule) = (Topology::new(rooms), Schedule::new(rooms, rate, messages));
+        let mut walk = schedule.walk();
+        let planned = std::iter::from_fn(|| walk.next(&schedule, &topology)).collect();
+        (topology, schedule, planned)
+    }
 
     #[test]
     fn counts_by_formula_equal_counts_by_walking() {
-        for (rooms, members, publishers, messages) in
-            [(1, 1, 1, 5), (3, 4, 2, 100), (7, 5, 5, 33), (200, 10, 10, 1_999), (10, 2, 1, 0), (10, 2, 2, 7)]
-        {
-            let topology = Topology { rooms, members, publishers };
-            let schedule = Schedule { topology, rate: 100.0, messages };
+        let equal = |rooms, members, publishers| Rooms::Equal { rooms, members, publishers };
+        for (rooms, messages) in [
+            (equal(1, 1, 1), 5),
+            (equal(3, 4, 2), 100),
+            (equal(7, 5, 5), 33),
+            (equal(200, 10, 10), 1_999),
+            (equal(10, 2, 1), 0),
+            (equal(10, 2, 2), 7),
+            (ZIPF, 5_000),
+        ] {
+            let (topology, schedule, all) = all(rooms, 100.0, messages);
+            assert_eq!(all.len() as u64, messages);
             let mut by_room = HashMap::new();
             let mut by_publisher = HashMap::new();
-            for k in 0..messages {
-                let planned = schedule.message(k);
+            for planned in all {
                 *by_room.entry(planned.room).or_insert(0) += 1;
                 let next: &mut u64 = by_publisher.entry(planned.publisher).or_insert(0);
                 assert_eq!(u64::from(planned.number), *next, "a publisher counts without a gap");
                 *next += 1;
                 let connection = topology.connection_of(planned.publisher);
-                assert_eq!(topology.room_of(connection), planned.room, "publishers are members");
-                assert!(topology.publisher_in(planned.room, planned.publisher).is_some());
+                assert!(topology.rooms_of(connection).contains(&planned.room), "publishers are members");
             }
-            for room in 0..rooms {
+            for room in 0..topology.rooms() {
                 assert_eq!(schedule.messages_to(room), by_room.get(&room).copied().unwrap_or(0));
             }
-            for publisher in 0..rooms * publishers {
-                assert_eq!(schedule.messages_of(publisher), by_publisher.get(&publisher).copied().unwrap_or(0));
+            for publisher in 0..topology.all_publishers() {
+                let walked = by_publisher.get(&publisher).copied().unwrap_or(0);
+                assert_eq!(schedule.messages_of(&topology, publisher), walked);
             }
         }
     }
 
     #[test]
     fn messages_are_spread_evenly_over_time() {
-        let topology = Topology { rooms: 2, members: 3, publishers: 3 };
-        let schedule = Schedule::lasting(topology, 20.0, 10.0);
-        assert_eq!(schedule.messages, 200);
-        assert_eq!(schedule.message(0).after_ns, 0);
-        assert_eq!(schedule.message(1).after_ns, 50_000_000);
-        assert_eq!(schedule.message(199).after_ns, 9_950_000_000);
+        let (_, _, all) = all(Rooms::Equal { rooms: 2, members: 3, publishers: 3 }, 20.0, 200);
+        assert_eq!((all[0].after_ns, all[1].after_ns, all[199].after_ns), (0, 50_000_000, 9_950_000_000));
     }
 
     #[test]
-    fn a_publisher_of_another_room_is_a_stranger() {
-        let topology = Topology { rooms: 2, members: 3, publishers: 2 };
-        assert_eq!(topology.publisher_in(1, 3), Some(1));
-        assert_eq!(topology.publisher_in(0, 3), None);
-        assert_eq!(topology.connection_of(3), 4);
+    fn rooms_by_zipf_get_messages_by_their_size() {
+        let (_, schedule, _) = all(ZIPF, 100.0, 20_000);
+        assert!(schedule.messages_to(0) > 10 * schedule.messages_to(39));
+        assert!((0..40).all(|room| schedule.messages_to(room) > 0));
     }
 }

@@ -48,6 +48,11 @@ impl Servers {
         Ok(sum)
     }
 
+    /// The pids of all nodes.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.0.iter().map(|node| node.pid).collect()
+    }
+
     /// The server's resident memory.
     pub(crate) fn rss_bytes(&self) -> Result<u64> {
         self.0.iter().map(ServerProcess::rss_bytes).sum()

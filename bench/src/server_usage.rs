@@ -17,6 +17,8 @@ pub(crate) struct Sample {
     pub(crate) cpu_ns: u64,
     pub(crate) rss_bytes: u64,
     pub(crate) slab_bytes: u64,
+    /// In the buffers of all TCP sockets of the machine.
+    pub(crate) socket_buffer_bytes: u64,
     /// The threads that live, by name; those of one name together.
     pub(crate) threads: BTreeMap<String, Thread>,
 }
@@ -38,6 +40,8 @@ impl Sample {
             cpu_ns: ticks_ns(ticks),
             rss_bytes: rss_bytes(pid)?,
             slab_bytes: slab_bytes(),
+            socket_buffer_bytes: socket_pages(&fs::read_to_string("/proc/net/sockstat").unwrap_or_default())
+                * sys::page_bytes(),
             threads: threads(pid),
         })
     }
@@ -115,6 +119,13 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
+/// Pages in the buffers of TCP sockets, by /proc/net/sockstat.
+fn socket_pages(sockstat: &str) -> u64 {
+    let words = sockstat.lines().find_map(|line| line.strip_prefix("TCP: "));
+    let mut words = words.unwrap_or_default().split_whitespace();
+    words.find(|word| *word == "mem").and_then(|_| words.next()?.parse().ok()).unwrap_or(0)
+}
+
 /// Sum of `active_objs` times `objsize` over all caches.
 fn active_slab_bytes(slabinfo: &str) -> u64 {
     slabinfo
@@ -148,6 +159,12 @@ mod tests {
     }
 
     #[test]
+    fn buffers_of_sockets_are_counted_in_pages() {
+        let text = "sockets: used 78\nTCP: inuse 26 orphan 0 tw 74 alloc 28 mem 233\nUDP: inuse 0 mem 9\n";
+        assert_eq!((socket_pages(text), socket_pages("")), (233, 0));
+    }
+
+    #[test]
     fn a_field_is_found_at_the_start_of_its_line_only() {
         let status = "Name:\tx\nnonvoluntary_ctxt_switches:\t7\nvoluntary_ctxt_switches:\t5\nVmRSS:\t  900 kB\n";
         assert_eq!(field(status, "voluntary_ctxt_switches:"), Some(5));
@@ -163,6 +180,7 @@ mod tests {
             cpu_ns: 10,
             rss_bytes: 100,
             slab_bytes: 1_000,
+            socket_buffer_bytes: 50,
             threads: BTreeMap::from([(name.to_owned(), thread)]),
         };
         let mut sum = node("shard-0");

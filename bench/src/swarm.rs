@@ -12,7 +12,7 @@ use roomwire_wire::frame::{Opcode, encode_masked};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::frames::{self, Frame, Step};
-use crate::sys::{Epoll, Ready, now_ns};
+use crate::sys::{self, Epoll, Ready, now_ns};
 
 /// As much as one read takes.
 const READ_BYTES: usize = 256 * 1024;
@@ -72,6 +72,8 @@ pub(crate) struct Swarm {
     buffer: Vec<u8>,
     /// The frame being sent.
     frame: Vec<u8>,
+    last_turn_events: usize,
+    last_turn_ns: u64,
 }
 
 /// Where and how to connect.
@@ -86,7 +88,14 @@ pub(crate) struct Target<'a> {
 
 impl Swarm {
     pub(crate) fn new() -> io::Result<Swarm> {
-        Ok(Swarm { epoll: Epoll::new()?, connections: Vec::new(), buffer: vec![0; READ_BYTES], frame: Vec::new() })
+        Ok(Swarm {
+            epoll: Epoll::new()?,
+            connections: Vec::new(),
+            buffer: vec![0; READ_BYTES],
+            frame: Vec::new(),
+            last_turn_events: 0,
+            last_turn_ns: 0,
+        })
     }
 
     /// Lets [`Swarm::turn`] tell when `descriptor` can be read.
@@ -94,11 +103,12 @@ impl Swarm {
         self.epoll.add(descriptor, CONTROL, false)
     }
 
-    /// Starts a connection. They are numbered from 0 in the order of these calls.
-    pub(crate) fn connect(&mut self, target: Target<'_>) -> io::Result<()> {
+    /// Starts connection `index`: the next free number, or one that was dropped.
+    pub(crate) fn connect(&mut self, index: usize, target: Target<'_>) -> io::Result<()> {
         let socket = Socket::new(Domain::for_address(target.addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
         if let Some(source) = target.source {
+            sys::choose_port_at_connect(socket.as_fd())?;
             socket.bind(&SocketAddr::from((source, 0)).into())?;
         }
         match socket.connect(&target.addr.into()) {
@@ -107,11 +117,35 @@ impl Swarm {
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(error) => return Err(error),
         }
-        let token = self.connections.len() as u64;
-        self.epoll.add(socket.as_fd(), token, true)?;
+        self.epoll.add(socket.as_fd(), index as u64, true)?;
         let output = upgrade_request(target).into_bytes();
-        self.connections.push(Connection { socket: Some(socket), state: State::Upgrading, input: Vec::new(), output });
+        let connection = Connection { socket: Some(socket), state: State::Upgrading, input: Vec::new(), output };
+        match self.connections.get_mut(index) {
+            Some(dropped) => *dropped = connection,
+            None => self.connections.push(connection),
+        }
         Ok(())
+    }
+
+    /// Ends connection `index` without a word, as a phone does that loses its network. Between turns only: a turn's
+    /// events name connections by their number.
+    pub(crate) fn drop_connection(&mut self, index: usize) {
+        if let Some(connection) = self.connections.get_mut(index) {
+            // Closing the descriptor takes it out of the epoll set.
+            connection.socket = None;
+            connection.input = Vec::new();
+            connection.output = Vec::new();
+        }
+    }
+
+    /// How many events the last turn had.
+    pub(crate) fn last_turn_events(&self) -> usize {
+        self.last_turn_events
+    }
+
+    /// How long the last turn took from the kernel's word to its last event: what came with it waited as long.
+    pub(crate) fn last_turn_ns(&self) -> u64 {
+        self.last_turn_ns
     }
 
     /// Sends one text message.
@@ -145,6 +179,7 @@ impl Swarm {
     /// Waits at most `timeout`, hands every event to `handler`, and says whether the control descriptor can be read.
     pub(crate) fn turn(&mut self, timeout: Duration, handler: &mut impl FnMut(usize, Event<'_>)) -> io::Result<bool> {
         let count = self.epoll.wait(timeout)?;
+        let woken_ns = now_ns();
         let mut control = false;
         // Taken out for the turn, so that a text may be lent from it while a pong is written.
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -157,6 +192,7 @@ impl Swarm {
             }
         }
         self.buffer = buffer;
+        (self.last_turn_events, self.last_turn_ns) = (count, now_ns() - woken_ns);
         Ok(control)
     }
 
@@ -166,12 +202,7 @@ impl Swarm {
         if ready.readable
             && let Err(reason) = self.read(index, buffer, handler)
         {
-            if let Some(connection) = self.connections.get_mut(index) {
-                // Closing the descriptor takes it out of the epoll set.
-                connection.socket = None;
-                connection.input = Vec::new();
-                connection.output = Vec::new();
-            }
+            self.drop_connection(index);
             // The kernel tells an error once: what the write was told, the read is not told again.
             handler(index, Event::Closed(refused.map_or(reason, |error| error.to_string())));
         }
@@ -337,7 +368,7 @@ mod tests {
     fn see(addr: SocketAddr) -> Vec<String> {
         let mut swarm = Swarm::new().expect("epoll");
         let source = Some(Ipv4Addr::new(127, 0, 0, 9));
-        swarm.connect(Target { addr, resource: "/?token=x", source }).expect("connects");
+        swarm.connect(0, Target { addr, resource: "/?token=x", source }).expect("connects");
         let mut seen = Vec::new();
         while !seen.iter().any(|line: &String| line.starts_with("closed")) {
             swarm

@@ -97,6 +97,23 @@ impl Epoll {
     }
 }
 
+/// Lets a socket that binds an address take its port only at `connect`, when any port will do that is free towards that
+/// peer: ports of one address then last for as many connections to each peer, and those in TIME_WAIT do not count.
+pub(crate) fn choose_port_at_connect(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: `on` lives through the call, which reads as many bytes as it is told.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// CLOCK_MONOTONIC in nanoseconds: the same in every process of this host.
 pub(crate) fn now_ns() -> u64 {
     clock_ns(libc::CLOCK_MONOTONIC)
@@ -120,6 +137,12 @@ pub(crate) fn ticks_per_second() -> u64 {
     u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100)
 }
 
+/// Bytes of a page of memory.
+pub(crate) fn page_bytes() -> u64 {
+    // SAFETY: takes no pointer.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
 /// Whether this process may read what only root may.
 pub(crate) fn is_root() -> bool {
     // SAFETY: takes no pointer and cannot fail.
@@ -128,8 +151,17 @@ pub(crate) fn is_root() -> bool {
 
 /// Asks process `pid` to end.
 pub(crate) fn terminate(pid: u32) {
+    signal(pid, libc::SIGTERM);
+}
+
+/// Tells process `pid` to stop what it is at.
+pub(crate) fn interrupt(pid: u32) {
+    signal(pid, libc::SIGINT);
+}
+
+fn signal(pid: u32, signal: libc::c_int) {
     if let Ok(pid) = libc::pid_t::try_from(pid) {
         // SAFETY: takes no pointer; a pid that is gone is an error that changes nothing.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
+        unsafe { libc::kill(pid, signal) };
     }
 }

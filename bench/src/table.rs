@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use crate::args::Files;
+use crate::book;
 use crate::report::Report;
 
 /// A figure of a report, by name.
@@ -31,7 +32,8 @@ const TRAFFIC: &[Figure] = &[
 ];
 
 pub(crate) fn run(files: &Files) -> Result<bool> {
-    let reports = files.files.iter().map(|path| Report::read_json(path)).collect::<Result<Vec<_>>>()?;
+    let books = files.files.iter().map(|path| book::read_json(path)).collect::<Result<Vec<_>>>()?;
+    let reports = books.concat();
     print!("{}", table(&reports));
     Ok(reports.iter().all(Report::is_good))
 }

@@ -1,30 +1,34 @@
-//! One worker: opens its share of the connections, joins, keeps to the schedule, and tells the coordinator what it saw.
+//! One worker: opens its share of the connections, joins, keeps to the agenda, and tells the coordinator what it saw.
 //! Started by `coordinator`, which talks to it as `control` says.
 
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, BufRead as _, Write as _};
-use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::os::fd::AsFd as _;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::args::Dialect;
+use crate::agenda::{Act, Agenda};
 use crate::control::{FromWorker, Go, Progress, WorkerResult};
-use crate::histogram::Latencies;
-use crate::observer::{self, Observer};
-use crate::payload::{self, Stamp};
-use crate::plan::{Mode, Plan};
+use crate::layout::Layout;
+use crate::observer::Observer;
+use crate::own_use::OwnUse;
+use crate::payload::{self, Position, Stamp};
+use crate::plan::{Mode, Move, Pace, Plan};
 use crate::schedule::Planned;
 use crate::swarm::{Sent, Swarm, Target};
-use crate::sys::{now_ns, own_cpu_ns};
+use crate::sys::now_ns;
+use crate::timed::{Counted, Timed};
 use crate::token::Mint;
 
 /// How often the coordinator hears how far this worker is.
 const PROGRESS_NS: u64 = 250_000_000;
 /// Without a step forward for so long, opening or joining has failed.
 const STALLED_NS: u64 = 30_000_000_000;
-/// Sends in a row before the sockets are read again.
-const SENDS_PER_TURN_MAX: usize = 64;
+/// Acts in a row before the sockets are read again.
+const ACTS_PER_TURN_MAX: usize = 64;
 
 /// Runs the worker of the plan on stdin.
 pub(crate) fn run() -> Result<()> {
@@ -52,12 +56,18 @@ fn tell(news: &FromWorker) -> Result<()> {
 }
 
 struct Worker {
-    plan: Plan,
+    layout: Rc<Layout>,
     swarm: Swarm,
     observer: Observer,
-    /// Own connections that were started.
-    opened: usize,
-    send_lag: Latencies,
+    mint: Mint,
+    /// The measured window, CLOCK_MONOTONIC; empty until the start is known.
+    window: Range<u64>,
+    /// Moves that wait for the one before them, by connection.
+    waiting: HashMap<usize, VecDeque<(Move, u64)>>,
+    /// In a closed loop: what each publisher sends next.
+    numbers: Vec<u32>,
+    /// In a closed loop: how many deliveries have to come of what was sent.
+    owed: u64,
     sent: u64,
     sent_in_window: u64,
     scheduled_in_window: u64,
@@ -65,43 +75,20 @@ struct Worker {
     told_ns: u64,
 }
 
-/// What this process had used when the window began.
-struct OwnUse {
-    at_ns: u64,
-    cpu_ns: u64,
-    waiting_ns: u64,
-}
-
-impl OwnUse {
-    fn now() -> OwnUse {
-        OwnUse { at_ns: now_ns(), cpu_ns: own_cpu_ns(), waiting_ns: waiting_ns() }
-    }
-
-    /// Shares of a core since `self`: used, and wanted but not had.
-    fn shares(&self) -> (f64, f64) {
-        let now = OwnUse::now();
-        let wall = now.at_ns.saturating_sub(self.at_ns).max(1) as f64;
-        let share = |from: u64, to: u64| to.saturating_sub(from) as f64 / wall;
-        (share(self.cpu_ns, now.cpu_ns), share(self.waiting_ns, now.waiting_ns))
-    }
-}
-
-/// How long this process was ready to run without running (the second number of schedstat); 0 if the kernel does not say.
-fn waiting_ns() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
-    text.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
 impl Worker {
     fn new(plan: Plan) -> Result<Worker> {
         let swarm = Swarm::new().context("cannot make an epoll set")?;
         swarm.watch_control(io::stdin().as_fd()).context("stdin is not a pipe")?;
+        let layout = Rc::new(Layout::new(plan));
         Ok(Worker {
-            observer: Observer::new(plan.clone()),
-            plan,
+            observer: Observer::new(Rc::clone(&layout)),
+            mint: Mint::new(&layout.plan.secret),
+            numbers: vec![0; layout.topology.all_publishers() as usize],
+            layout,
             swarm,
-            opened: 0,
-            send_lag: Latencies::new(),
+            window: 0..0,
+            waiting: HashMap::new(),
+            owed: 0,
             sent: 0,
             sent_in_window: 0,
             scheduled_in_window: 0,
@@ -111,21 +98,35 @@ impl Worker {
     }
 
     fn work(&mut self) -> Result<WorkerResult> {
-        self.open()?;
-        if self.plan.join {
-            self.join()?;
+        let own = self.layout.own_connections();
+        self.advance("opening", own, |worker| worker.observer.ready, |worker, local| worker.connect(local))?;
+        if self.layout.plan.join {
+            let joined = |worker: &Worker| worker.observer.joined;
+            self.advance("joining", own, joined, |worker, local| worker.join(local, false))?;
+            self.watch()?;
         }
         tell(&FromWorker::Ready)?;
         while !self.turn(Duration::from_millis(100))? {}
         let go: Go = read_line().context("the coordinator has gone")?;
-        self.keep_to_schedule(go.start_ns)
+        self.keep_to_agenda(go.start_ns)
     }
 
-    /// One turn of the swarm; whether the coordinator has said something.
+    /// One turn of the swarm, and what follows from it; whether the coordinator has said something.
     fn turn(&mut self, timeout: Duration) -> Result<bool> {
         let observer = &mut self.observer;
         let control = self.swarm.turn(timeout, &mut |local, event| observer.observe(local, event))?;
         let now = now_ns();
+        if self.swarm.last_turn_events() > 0 && self.window.contains(&now) {
+            self.observer.record.time(Timed::ReadLag, self.swarm.last_turn_ns());
+        }
+        while let Some(local) = self.observer.greeted.pop() {
+            self.join(local, true)?;
+        }
+        while let Some(local) = self.observer.settled.pop() {
+            if let Some((what, intended_ns)) = self.waiting.get_mut(&local).and_then(VecDeque::pop_front) {
+                self.make_move(local, what, intended_ns)?;
+            }
+        }
         if now - self.told_ns >= PROGRESS_NS {
             self.told_ns = now;
             tell(&FromWorker::Progress(Progress {
@@ -138,44 +139,53 @@ impl Worker {
         Ok(control)
     }
 
-    fn open(&mut self) -> Result<()> {
-        let own = self.plan.own_connections();
-        let mint = Mint::new(&self.plan.secret);
-        self.advance(
-            "opening",
-            own,
-            |worker| worker.observer.ready,
-            |worker, local| {
-                let connection = worker.plan.connection(local);
-                let resource = format!("{}?token={}", worker.plan.path, mint.token(connection)?);
-                let source = match worker.plan.sources {
-                    0 => None,
-                    sources => Some(Ipv4Addr::new(127, 0, 0, 1 + (connection % u32::from(sources)) as u8)),
-                };
-                worker.opened += 1;
-                let addr = worker.plan.addrs[worker.plan.node_of(connection)];
-                let target = Target { addr, resource: &resource, source };
-                worker.swarm.connect(target).with_context(|| format!("cannot connect to {addr}"))
-            },
-        )
+    /// Opens connection `local`, for the first time or again.
+    fn connect(&mut self, local: usize) -> Result<()> {
+        let layout = &self.layout;
+        let connection = layout.connection(local);
+        let resource = format!("{}?token={}", layout.plan.path, self.mint.token(connection)?);
+        let addr = layout.plan.addrs[layout.node_of(connection)];
+        let target = Target { addr, resource: &resource, source: layout.plan.source_of(connection) };
+        self.swarm.connect(local, target).with_context(|| format!("cannot connect to {addr}"))
     }
 
-    fn join(&mut self) -> Result<()> {
-        let own = self.plan.own_connections();
-        self.advance(
-            "joining",
-            own,
-            |worker| worker.observer.joined,
-            |worker, local| {
-                let room = worker.plan.schedule.topology.room_of(worker.plan.connection(local));
-                payload::write_join(&worker.plan.room_name(room), &mut worker.text);
-                worker.swarm.send(local, worker.text.as_bytes())?;
-                if worker.plan.dialect == Dialect::Plain {
-                    worker.swarm.send(local, payload::PING.as_bytes())?;
-                }
-                Ok(())
-            },
-        )
+    /// Joins all rooms of `local`; from where it was, if it is back.
+    fn join(&mut self, local: usize, is_back: bool) -> Result<()> {
+        let layout = Rc::clone(&self.layout);
+        let rooms = layout.topology.rooms_of(layout.connection(local));
+        self.observer.expect_joins(local, rooms.len());
+        let resumes = is_back && layout.plan.dialect.resumes();
+        for (slot, room) in rooms.iter().enumerate() {
+            let position: Option<Position> = resumes.then(|| self.observer.position(local, slot));
+            payload::write_join(&layout.room_name(*room), position, &mut self.text);
+            self.swarm.send(local, self.text.as_bytes())?;
+        }
+        if !layout.plan.dialect.resumes() {
+            self.swarm.send(local, payload::PING.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, local: usize) -> Result<()> {
+        let layout = Rc::clone(&self.layout);
+        for room in layout.topology.rooms_of(layout.connection(local)) {
+            payload::write_about_room("leave_room", &layout.room_name(*room), &mut self.text);
+            self.swarm.send(local, self.text.as_bytes())?;
+        }
+        self.observer.record.count(Counted::Leaves);
+        Ok(())
+    }
+
+    /// Asks for the presence of the next few users, where the run wants that.
+    fn watch(&mut self) -> Result<()> {
+        let all = self.layout.topology.connections();
+        let watched = self.layout.plan.extras.watched.min(all - 1);
+        for local in 0..if watched == 0 { 0 } else { self.layout.own_connections() } {
+            let connection = self.layout.connection(local);
+            payload::write_watch((1..=watched).map(|step| (connection + step) % all), &mut self.text);
+            self.swarm.send(local, self.text.as_bytes())?;
+        }
+        Ok(())
     }
 
     /// Does `step` for each own connection, at most `connect_burst` of them under way, until `done` has counted all.
@@ -186,7 +196,7 @@ impl Worker {
         done: impl Fn(&Worker) -> usize,
         mut step: impl FnMut(&mut Worker, usize) -> Result<()>,
     ) -> Result<()> {
-        let burst = self.plan.connect_burst as usize;
+        let burst = self.layout.plan.connect_burst as usize;
         let mut next = 0;
         let (mut last_done, mut last_ns) = (0, now_ns());
         while done(self) < own {
@@ -213,13 +223,16 @@ impl Worker {
         }
     }
 
-    fn keep_to_schedule(&mut self, start_ns: u64) -> Result<WorkerResult> {
-        let (from_ns, to_ns) = (start_ns + self.plan.measure_from_ns, start_ns + self.plan.measure_to_ns);
+    fn keep_to_agenda(&mut self, start_ns: u64) -> Result<WorkerResult> {
+        let plan = &self.layout.plan;
+        let (from_ns, to_ns) = (start_ns + plan.measure_from_ns, start_ns + plan.measure_to_ns);
+        let give_up_ns = to_ns.saturating_add(plan.drain_ns);
+        self.window = from_ns..to_ns;
         self.observer.measure(from_ns..to_ns);
-        let mut k = 0;
-        let mut next = self.next_own(&mut k);
-        let mut begun = None;
-        let mut shares = None;
+        let layout = Rc::clone(&self.layout);
+        let mut agenda = Agenda::new(&layout);
+        let (mut begun, mut shares) = (None, None);
+        let mut primed = layout.plan.pace == Pace::Open;
         loop {
             let now = now_ns();
             if now >= from_ns && begun.is_none() {
@@ -228,75 +241,178 @@ impl Worker {
             if now >= to_ns && shares.is_none() {
                 shares = begun.as_ref().map(OwnUse::shares);
             }
-            let mut burst = 0;
-            while let Some(planned) = next
-                && start_ns + planned.after_ns <= now
-                && burst < SENDS_PER_TURN_MAX
-            {
-                self.publish(planned, start_ns + planned.after_ns, from_ns..to_ns)?;
-                next = self.next_own(&mut k);
-                burst += 1;
+            if now >= start_ns && !primed {
+                primed = true;
+                self.prime();
             }
-            if next.is_none() && now >= to_ns && (self.observer.is_complete() || now >= to_ns + self.plan.drain_ns) {
+            self.follow_up(now, to_ns)?;
+            let due = self.act_until(&mut agenda, start_ns, now)?;
+            if due.is_none() && now >= to_ns && (self.observer.is_complete(now) || now >= give_up_ns) {
                 break;
             }
-            let boundary_ns = [from_ns, to_ns].into_iter().filter(|at| *at > now).min();
-            let due_ns = next.map(|planned| start_ns + planned.after_ns);
-            let wake_ns = due_ns.into_iter().chain(boundary_ns).min().unwrap_or(u64::MAX);
+            let boundary_ns = [start_ns, from_ns, to_ns].into_iter().filter(|at| *at > now).min();
+            let wake_ns = due.into_iter().chain(boundary_ns).min().unwrap_or(u64::MAX);
             self.turn(Duration::from_nanos(wake_ns.saturating_sub(now).min(PROGRESS_NS)))?;
         }
         Ok(self.result(shares.unwrap_or_default()))
     }
 
-    /// The next message of the schedule that one of this worker's connections sends; `k` moves behind it.
-    fn next_own(&self, k: &mut u64) -> Option<Planned> {
-        let schedule = &self.plan.schedule;
-        while *k < schedule.messages {
-            let planned = schedule.message(*k);
-            *k += 1;
-            if self.plan.local(schedule.topology.connection_of(planned.publisher)).is_some() {
-                return Some(planned);
+    /// Does what is due at `now`, and says when the next act is.
+    fn act_until(&mut self, agenda: &mut Agenda, start_ns: u64, now: u64) -> Result<Option<u64>> {
+        let layout = Rc::clone(&self.layout);
+        for _ in 0..ACTS_PER_TURN_MAX {
+            let Some(due) = agenda.peek() else { return Ok(None) };
+            let due_ns = start_ns + due.after_ns;
+            if due_ns > now {
+                return Ok(Some(due_ns));
             }
+            agenda.take(&layout);
+            self.act(due.act, due_ns)?;
         }
-        None
+        Ok(agenda.peek().map(|due| start_ns + due.after_ns))
     }
 
-    fn publish(&mut self, planned: Planned, intended_ns: u64, window: std::ops::Range<u64>) -> Result<()> {
-        let connection = self.plan.schedule.topology.connection_of(planned.publisher);
-        let Some(local) = self.plan.local(connection) else { return Ok(()) };
-        let stamp = Stamp { publisher: planned.publisher, number: planned.number, intended_ns };
-        match self.plan.mode {
-            Mode::Chat => {
-                let room = self.plan.room_name(planned.room);
-                payload::write_chat(self.plan.dialect, &room, stamp, self.plan.size, &mut self.text);
+    fn act(&mut self, act: Act, intended_ns: u64) -> Result<()> {
+        let layout = Rc::clone(&self.layout);
+        match act {
+            Act::Publish(planned) => self.publish(planned, intended_ns),
+            Act::Typing { connection, room } => {
+                let Some(local) = layout.local(connection) else { return Ok(()) };
+                payload::write_about_room("typing", &layout.room_name(room), &mut self.text);
+                self.observer.typed(local, intended_ns);
+                self.send_timed(local, intended_ns)
             }
-            Mode::Echo | Mode::Still => payload::write_echo(stamp, self.plan.size, &mut self.text),
+            Act::Receipt { connection, room } => {
+                let Some(local) = layout.local(connection) else { return Ok(()) };
+                if self.observer.last_id(room).is_empty() {
+                    return Ok(()); // nobody has written there yet
+                }
+                payload::write_receipt(&layout.room_name(room), self.observer.last_id(room), &mut self.text);
+                self.observer.record.count(Counted::ReceiptsSent);
+                self.send_timed(local, intended_ns)
+            }
+            Act::Move { connection, what } => match layout.local(connection) {
+                Some(local) if self.observer.is_moving(local) => {
+                    self.waiting.entry(local).or_default().push_back((what, intended_ns));
+                    Ok(())
+                }
+                Some(local) => self.make_move(local, what, intended_ns),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn make_move(&mut self, local: usize, what: Move, intended_ns: u64) -> Result<()> {
+        self.time_send(intended_ns);
+        match what {
+            Move::Leave => {
+                self.leave(local)?;
+                // Nobody answers a leave: the next move may begin.
+                self.observer.settled.push(local);
+                Ok(())
+            }
+            Move::Join => {
+                self.observer.begin_move(local, what, intended_ns);
+                self.join(local, true)
+            }
+            Move::Reconnect => {
+                self.observer.begin_move(local, what, intended_ns);
+                self.swarm.drop_connection(local);
+                self.connect(local)
+            }
+        }
+    }
+
+    /// Starts a closed loop: each own publisher has one message under way.
+    fn prime(&mut self) {
+        let topology = &self.layout.topology;
+        let own =
+            (0..topology.all_publishers()).filter(|one| self.layout.local(topology.connection_of(*one)).is_some());
+        self.observer.through.extend(own);
+    }
+
+    /// In a closed loop: the next message of each publisher whose last one is through.
+    fn follow_up(&mut self, now: u64, to_ns: u64) -> Result<()> {
+        if self.observer.through.is_empty() {
+            return Ok(());
+        }
+        let layout = Rc::clone(&self.layout);
+        for publisher in std::mem::take(&mut self.observer.through) {
+            let Some((room, _)) = layout.topology.room_of_publisher(publisher) else { continue };
+            if now < to_ns {
+                let number = self.numbers[publisher as usize];
+                self.numbers[publisher as usize] += 1;
+                self.owed += layout.receivers(room);
+                self.publish(Planned { room, publisher, number, after_ns: 0 }, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, planned: Planned, intended_ns: u64) -> Result<()> {
+        let layout = Rc::clone(&self.layout);
+        let plan = &layout.plan;
+        let Some(local) = layout.local(layout.topology.connection_of(planned.publisher)) else { return Ok(()) };
+        let stamp = Stamp { publisher: planned.publisher, number: planned.number, intended_ns };
+        match plan.mode {
+            Mode::Chat => {
+                payload::write_chat(plan.dialect, &layout.room_name(planned.room), stamp, plan.size, &mut self.text);
+            }
+            Mode::Echo | Mode::Still => payload::write_echo(stamp, plan.size, &mut self.text),
         }
         let now = now_ns();
         let sent = self.swarm.send(local, self.text.as_bytes())?;
         // What waits for a slow reader will be sent, but not when it was meant to.
         self.sent += u64::from(sent != Sent::Gone);
-        if window.contains(&intended_ns) {
+        if self.window.contains(&intended_ns) {
             self.scheduled_in_window += 1;
-            self.sent_in_window += u64::from(sent == Sent::Kernel && now < window.end);
-            self.send_lag.record(now.saturating_sub(intended_ns));
+            self.sent_in_window += u64::from(sent == Sent::Kernel && now < self.window.end);
+            self.observer.record.time(Timed::SendLag, now.saturating_sub(intended_ns));
         }
         Ok(())
     }
 
-    fn result(&self, (cpu_share, waiting_share): (f64, f64)) -> WorkerResult {
+    /// Sends what is neither a message nor in the ledger.
+    fn send_timed(&mut self, local: usize, intended_ns: u64) -> Result<()> {
+        self.time_send(intended_ns);
+        self.swarm.send(local, self.text.as_bytes())?;
+        Ok(())
+    }
+
+    fn time_send(&mut self, intended_ns: u64) {
+        if self.window.contains(&intended_ns) {
+            self.observer.record.time(Timed::SendLag, now_ns().saturating_sub(intended_ns));
+        }
+    }
+
+    fn result(&mut self, (cpu_share, waiting_share): (f64, f64)) -> WorkerResult {
+        let unfinished = self.observer.moving() + self.waiting.values().map(VecDeque::len).sum::<usize>();
+        for _ in 0..unfinished {
+            self.observer.record.count(Counted::MovesUnfinished);
+        }
+        let is_closed_loop = self.layout.plan.pace == Pace::Closed;
+        let (mut deliveries, mut acks) = (self.observer.deliveries.counts(), self.observer.acks.counts());
+        if is_closed_loop {
+            // Summed over the workers this is what all of them had to get.
+            deliveries.expected = self.owed;
+            let acked = self.layout.plan.mode == Mode::Chat && self.layout.plan.dialect.acks();
+            acks.expected = if acked { self.sent } else { 0 };
+        }
+        let scheduled = match self.layout.plan.mode {
+            Mode::Still => 0,
+            Mode::Chat | Mode::Echo if is_closed_loop => self.sent,
+            Mode::Chat | Mode::Echo => self.layout.scheduled(),
+        };
         WorkerResult {
-            scheduled: if self.plan.mode == Mode::Still { 0 } else { observer::scheduled(&self.plan) },
+            scheduled,
             sent: self.sent,
             scheduled_in_window: self.scheduled_in_window,
             sent_in_window: self.sent_in_window,
             arrived_in_window: self.observer.arrived_in_window,
-            delivery: self.observer.delivery.counts(),
-            delivery_across: self.observer.delivery_across.counts(),
-            ack: self.observer.ack.counts(),
-            send_lag: self.send_lag.counts(),
-            deliveries: self.observer.deliveries.counts(),
-            acks: self.observer.acks.counts(),
+            times: self.observer.record.times(),
+            counts: self.observer.record.counts(),
+            deliveries,
+            acks,
             closed: self.observer.closed.clone().into_iter().collect(),
             complaints: self.observer.complaints.clone().into_iter().collect(),
             cpu_share,

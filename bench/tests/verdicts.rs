@@ -84,11 +84,16 @@ fn fanout(addr: SocketAddr, workers: u32) -> (Output, Value) {
 }
 
 fn fanout_over(nodes: &[SocketAddr], workers: u32) -> (Output, Value) {
+    run(nodes, workers, &["fanout", "--rooms", "2", "--members", "3", "--rate", "100"])
+}
+
+fn run(nodes: &[SocketAddr], workers: u32, arguments: &[&str]) -> (Output, Value) {
     let json = std::env::temp_dir().join(format!("roomwire-bench-{}-{}.json", std::process::id(), nodes[0].port()));
     let addrs = nodes.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
     let output = Command::new(env!("CARGO_BIN_EXE_roomwire-bench"))
-        .args(["fanout", "--dialect", "plain", "--secret", "a secret of the test", "--rooms", "2", "--members", "3"])
-        .args(["--rate", "100", "--warm-up", "0.1", "--seconds", "0.3", "--drain", "1"])
+        .args(arguments)
+        .args(["--dialect", "plain", "--secret", "a secret of the test"])
+        .args(["--warm-up", "0.1", "--seconds", "0.3", "--drain", "1"])
         .args(["--lag-ms-max", "1000000", "--cpu-percent-max", "1000000"])
         .args(["--addr", &addrs, "--workers", &workers.to_string()])
         .arg("--json")
@@ -122,6 +127,28 @@ fn members_are_spread_over_the_nodes_and_what_crosses_them_is_told_apart() {
     // Of three members two share a node with one publisher in two, so some deliveries cross and some do not.
     let count = |field: &str| report[field]["count"].as_u64().unwrap_or(0);
     assert!(0 < count("delivery_across") && count("delivery_across") < count("delivery"), "{report}");
+}
+
+#[test]
+fn everybody_comes_back_from_a_storm_and_who_stayed_misses_nothing() {
+    let (_, report) = run(&[server(|_| 1)], 2, &["storm", "--rooms", "2", "--members", "4", "--rate", "100"]);
+    assert_eq!(report["void"], json!([]), "{report}");
+    assert_eq!(report["load"]["counts"]["reconnects"], 6);
+    assert_eq!(report["times"]["reconnect"]["count"], 6);
+    // Without resume only the two that stayed are owed what was said meanwhile.
+    assert_eq!(report["load"]["deliveries"]["expected"], 40);
+}
+
+#[test]
+fn a_closed_loop_has_a_ledger_and_a_maximum_but_no_latencies() {
+    let arguments = ["fanout", "--rooms", "2", "--members", "3", "--closed-loop"];
+    let (_, report) = run(&[server(|_| 1)], 2, &arguments);
+    assert_eq!(report["void"], json!([]), "{report}");
+    assert_eq!((&report["shape"]["pace"], &report["delivery"]), (&json!("closed"), &Value::Null));
+    let (sent, expected) = (&report["load"]["sent"], &report["load"]["deliveries"]["expected"]);
+    assert!(sent.as_u64().is_some_and(|sent| sent > 0 && expected.as_u64() == Some(sent * 3)), "{report}");
+    let (_, report) = run(&[server(|count| usize::from(count != 9))], 2, &arguments);
+    assert!(report["void"][0].as_str().is_some_and(|reason| reason.contains("lost")), "{report}");
 }
 
 #[test]

@@ -2,30 +2,25 @@
 
 use anyhow::Result;
 
-use super::{Ask, publish};
+use super::{WARM_UP_SECS, publish, rounds};
 use crate::args::Echo;
+use crate::ask::Ask;
 use crate::plan::Mode;
-use crate::schedule::Topology;
-
-/// Seconds that are not measured, unless the command line says otherwise.
-const WARM_UP_SECS: f64 = 2.0;
+use crate::topology::Rooms;
 
 pub(crate) fn run(echo: &Echo) -> Result<bool> {
-    let Echo { common, load, connections, seconds } = echo;
-    let report = Ask {
-        run: "echo",
-        common,
+    let Echo { common, load, connections, seconds, closed } = echo;
+    let rooms = Rooms::Equal { rooms: *connections, members: 1, publishers: 1 };
+    let ask = Ask {
         mode: Mode::Echo,
+        pace: closed.pace(),
         join: false,
-        topology: Topology { rooms: *connections, members: 1, publishers: 1 },
         rate: load.rate,
         size: load.size,
-        settle: 1.0,
         warm_up: load.warm_up.unwrap_or(WARM_UP_SECS),
         seconds: *seconds,
         drain: load.drain,
-        watches_memory: false,
-    }
-    .run()?;
-    publish(&report, common)
+        ..Ask::of("echo", common, rooms)
+    };
+    publish(&rounds(&ask)?, common)
 }

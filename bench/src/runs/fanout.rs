@@ -2,30 +2,22 @@
 
 use anyhow::Result;
 
-use super::{Ask, publish};
+use super::{WARM_UP_SECS, publish, rounds};
 use crate::args::Fanout;
-use crate::plan::Mode;
-use crate::schedule::Topology;
-
-/// Seconds that are not measured, unless the command line says otherwise.
-const WARM_UP_SECS: f64 = 2.0;
+use crate::ask::Ask;
+use crate::topology::Rooms;
 
 pub(crate) fn run(fanout: &Fanout) -> Result<bool> {
-    let Fanout { common, load, rooms, members, publishers, seconds } = fanout;
-    let report = Ask {
-        run: "fanout",
-        common,
-        mode: Mode::Chat,
-        join: true,
-        topology: Topology { rooms: *rooms, members: *members, publishers: *publishers.min(members) },
+    let Fanout { common, load, rooms, members, publishers, seconds, closed } = fanout;
+    let rooms = Rooms::Equal { rooms: *rooms, members: *members, publishers: *publishers.min(members) };
+    let ask = Ask {
+        pace: closed.pace(),
         rate: load.rate,
         size: load.size,
-        settle: 1.0,
         warm_up: load.warm_up.unwrap_or(WARM_UP_SECS),
         seconds: *seconds,
         drain: load.drain,
-        watches_memory: false,
-    }
-    .run()?;
-    publish(&report, common)
+        ..Ask::of("fanout", common, rooms)
+    };
+    publish(&rounds(&ask)?, common)
 }

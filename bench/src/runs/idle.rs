@@ -1,27 +1,25 @@
-//! `idle`: what a connection costs that does nothing.
+//! `idle`: what a connection costs that does nothing; for several counts of connections, how memory grows with them.
 
 use anyhow::Result;
 
-use super::{Ask, publish};
+use super::publish;
 use crate::args::Idle;
+use crate::ask::Ask;
 use crate::plan::Mode;
-use crate::schedule::Topology;
+use crate::topology::Rooms;
 
 pub(crate) fn run(idle: &Idle) -> Result<bool> {
-    let report = Ask {
-        run: "idle",
-        common: &idle.common,
-        mode: Mode::Still,
-        join: idle.join,
-        topology: Topology { rooms: idle.connections, members: 1, publishers: 1 },
-        rate: 0.0,
-        size: 0,
-        settle: idle.settle,
-        warm_up: 0.0,
-        seconds: idle.hold,
-        drain: 0.0,
-        watches_memory: false,
+    let mut reports = Vec::new();
+    for connections in &idle.connections {
+        let rooms = Rooms::Equal { rooms: *connections, members: 1, publishers: 1 };
+        let ask = Ask {
+            mode: Mode::Still,
+            join: idle.join,
+            settle: idle.settle,
+            seconds: idle.hold,
+            ..Ask::of("idle", &idle.common, rooms)
+        };
+        reports.extend(super::rounds(&ask)?);
     }
-    .run()?;
-    publish(&report, &idle.common)
+    publish(&reports, &idle.common)
 }
