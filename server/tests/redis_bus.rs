@@ -596,3 +596,116 @@ fn tls_needs_the_right_authority_and_name() {
     assert!(text.contains("certificate") && text.contains("bus.redis.url"), "another name: {text}");
     let _ = std::fs::remove_dir_all(&dir);
 }
+
+/// Three masters on a row of ports.
+fn on_cluster(server: &RedisServer, is_sharded: bool) -> RedisConfig {
+    RedisConfig { servers: Servers::Cluster(vec![address(1), address(server.port + 1)]), is_sharded, ..config(0) }
+}
+
+/// Rooms of all three masters, on a bus that can be on any.
+fn write_everywhere(one: &mut Driver, other: &mut Driver, prefix: &str, generation: u64) {
+    for number in 0..12 {
+        let name = format!("{prefix}{number}");
+        one.init(&name, generation);
+        one.subscribe(&name);
+        other.subscribe(&name);
+        assert_eq!(one.write(&name, "a"), 1);
+        assert_eq!(one.message(), (generation, 1));
+        assert_eq!(other.message(), (generation, 1));
+    }
+}
+
+#[test]
+fn a_redis_cluster_serves_each_room_where_its_slot_is() {
+    let server = RedisServer::start(&["--cluster"]);
+    for is_sharded in [false, true] {
+        let mut one = Driver::start(on_cluster(&server, is_sharded)).unwrap();
+        let second = RedisConfig { from: Arc::from("n2.def"), ..on_cluster(&server, is_sharded) };
+        let mut other = Driver::start(second).unwrap();
+        one.healthy();
+        let prefix = if is_sharded { "s" } else { "p" };
+        write_everywhere(&mut one, &mut other, prefix, 1);
+        // All rooms in one turn: each master gets its part, and each room its own answer.
+        one.ask((0..12).map(|number| head(&format!("{prefix}{number}"))));
+        for _ in 0..12 {
+            assert!(matches!(one.reply(), BusReply::Head { .. }));
+        }
+        assert_eq!(one.bus.figures().rooms_subscribed_now, 12);
+    }
+    let text = Driver::start(config(server.port)).err().unwrap_or_default();
+    assert!(text.contains("bus.redis.cluster"), "{text}");
+    let single = RedisServer::start(&[]);
+    let wrong = RedisConfig { servers: Servers::Cluster(vec![address(single.port)]), ..config(0) };
+    let text = Driver::start(wrong).err().unwrap_or_default();
+    assert!(text.contains("tells no cluster's slots"), "{text}");
+}
+
+#[test]
+fn slots_that_move_to_another_node_are_followed() {
+    let server = RedisServer::start(&["--cluster"]);
+    for is_sharded in [false, true] {
+        let mut driver = Driver::start(on_cluster(&server, is_sharded)).unwrap();
+        driver.healthy();
+        let name = if is_sharded { "s" } else { "p" };
+        driver.init(name, 1);
+        driver.subscribe(name);
+        driver.write(name, "a");
+        driver.message();
+        let mut seed = server.connect();
+        let key = format!("rw:{{{name}}}:h");
+        let slot: u16 = redis::cmd("CLUSTER").arg("KEYSLOT").arg(&key).query(&mut seed).unwrap();
+        let holder = (0..3).find(|index| holds(server.port + index, &key)).unwrap();
+        let taker = (holder + 1) % 3;
+        move_slot(server.port + holder, server.port + taker, slot);
+        driver.until("the room at its new place", |driver| {
+            driver.ask([head(name)]);
+            match driver.reply() {
+                BusReply::Head { .. } => Some(()),
+                // Another server: it is not known whether it lost anything.
+                BusReply::NeedInit { .. } => {
+                    driver.init(name, 2);
+                    Some(())
+                }
+                BusReply::Failed { .. } => None,
+                other => panic!("{other:?}"),
+            }
+        });
+        assert!(holds(server.port + taker, &key));
+        driver.events.clear();
+        let mut number = 0;
+        driver.until("hears at its new place", |driver| {
+            number += 1;
+            driver.write(name, &format!("c{number}"));
+            driver.turn(Duration::from_millis(50));
+            driver.events.drain(..).find(|event| matches!(event, BusEvent::Message { generation: 2, .. }))
+        });
+        driver.healthy();
+    }
+}
+
+fn on(port: u16) -> redis::Connection {
+    redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap().get_connection().unwrap()
+}
+
+fn holds(port: u16, key: &str) -> bool {
+    redis::cmd("EXISTS").arg(key).query::<bool>(&mut on(port)).unwrap_or(false)
+}
+
+/// As `redis-cli --cluster reshard` does it.
+fn move_slot(from: u16, to: u16, slot: u16) {
+    let (mut source, mut target) = (on(from), on(to));
+    let id =
+        |connection: &mut redis::Connection| redis::cmd("CLUSTER").arg("MYID").query::<String>(connection).unwrap();
+    let (source_id, target_id) = (id(&mut source), id(&mut target));
+    let set = |connection: &mut redis::Connection, what: &str, id: &str| {
+        redis::cmd("CLUSTER").arg("SETSLOT").arg(slot).arg(what).arg(id).exec(connection).unwrap();
+    };
+    set(&mut target, "IMPORTING", &source_id);
+    set(&mut source, "MIGRATING", &target_id);
+    let keys: Vec<String> = redis::cmd("CLUSTER").arg("GETKEYSINSLOT").arg(slot).arg(100).query(&mut source).unwrap();
+    let mut migrate = redis::cmd("MIGRATE");
+    migrate.arg("127.0.0.1").arg(to).arg("").arg(0).arg(5_000).arg("KEYS").arg(keys);
+    migrate.exec(&mut source).unwrap();
+    set(&mut target, "NODE", &target_id);
+    set(&mut source, "NODE", &target_id);
+}

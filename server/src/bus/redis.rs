@@ -1,4 +1,5 @@
-//! The bus on Redis or Valkey: ORDERING.md's scripts there, one command connection and one subscriber connection.
+//! The bus on Redis or Valkey: ORDERING.md's scripts there, one command connection and one subscriber connection; on a
+//! Redis Cluster one command connection per master, and with sharded channels a subscriber each, too.
 //!
 //! The bridge's driver hands over requests during a turn ([`RedisBus::ask`]) and sends them at its end
 //! ([`RedisBus::flush`]) as one pipeline; replies and events come back through one bounded lane ([`RedisBus::receive`]),
@@ -6,8 +7,9 @@
 //! `Failed`.
 //!
 //! Reading order: this file, `order`, `commands` with `scripts` and `lua/`, `link`, `subscriber` with `payload` and
-//! `vouch`, `connect` and `config`, `shared`.
+//! `vouch`, `connect` and `config`, `cluster`, `shared`.
 
+mod cluster;
 pub mod commands;
 pub mod config;
 mod connect;
@@ -22,14 +24,16 @@ mod vouch;
 pub use config::{Address, Login, RedisConfig, Servers};
 
 use crate::bus::BusFigures;
+use cluster::{Range, SLOTS};
 use commands::{Asked, Kind, command};
 use connect::ConnectError;
-use link::{Call, Link};
+use connect::Session;
+use link::{Call, Link, Target};
 use order::{CallId, Order, Step};
 use roomwire_engine::bus::{BusEvent, BusReply, BusRequest};
 use roomwire_engine::names::RoomId;
 use shared::{Inward, Shared};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use subscriber::Subscriber;
 use tokio::sync::{mpsc, watch};
@@ -50,13 +54,32 @@ pub enum Told {
     Event(BusEvent),
 }
 
+/// One server, and the connections to it.
+#[derive(Debug)]
+struct Server {
+    /// Of a cluster's node.
+    address: Option<Address>,
+    link: Link,
+    /// With sharded channels.
+    subscriber: Option<Subscriber>,
+}
+
+/// Where a slot is that nobody serves.
+const NOWHERE: usize = usize::MAX;
+
 /// The bus's handle, held by the driver.
 #[derive(Debug)]
 pub struct RedisBus {
     shared: Arc<Shared>,
     order: Order,
-    link: Link,
-    subscriber: Subscriber,
+    /// The master, or the masters of a cluster.
+    servers: Vec<Server>,
+    /// Of a cluster, who serves each slot: an index into `servers`.
+    routes: Vec<usize>,
+    /// Who hears everything, where channels are not sharded.
+    subscriber: Option<Subscriber>,
+    /// The rooms that are listened to, where channels are sharded: they move with their slots.
+    listened: HashSet<RoomId>,
     inward: mpsc::Receiver<Inward>,
     /// To be sent at the turn's end.
     outgoing: Vec<Call>,
@@ -76,30 +99,126 @@ impl RedisBus {
         let (sender, inward) = mpsc::channel(INWARD_MAX);
         let own_key = vouch::new_key().map_err(|error| format!("no random numbers: {error}"))?;
         let shared = Arc::new(Shared::new(config, &own_key, sender));
-        let session = match link::connect(&shared).await {
-            Ok(session) => Some(session),
-            Err(ConnectError::Operator(text)) => return Err(text),
-            Err(ConnectError::Away(text)) => {
-                shared.trouble("commands", &text);
-                None
-            }
-        };
-        let (address, place) = watch::channel(None);
-        if matches!(shared.config.servers, Servers::Sentinel { .. }) {
-            tokio::spawn(connect::follow_sentinels(Arc::clone(&shared), address.clone()));
-        }
-        let link = Link::start(Arc::clone(&shared), session, address);
-        let subscriber = Subscriber::start(Arc::clone(&shared), place);
-        Ok(RedisBus {
+        let mut bus = RedisBus {
             shared,
             order: Order::default(),
-            link,
-            subscriber,
+            servers: Vec::new(),
+            routes: Vec::new(),
+            subscriber: None,
+            listened: HashSet::new(),
             inward,
             outgoing: Vec::new(),
             told: VecDeque::new(),
             steps: Vec::new(),
-        })
+        };
+        if bus.shared.is_cluster() {
+            bus.start_cluster().await?
+        } else {
+            bus.start_master().await?
+        }
+        Ok(bus)
+    }
+
+    /// One server, or the one that the Sentinels name.
+    async fn start_master(&mut self) -> Result<(), String> {
+        let (address, _) = watch::channel(None);
+        let target = Target::Master(address.clone());
+        let session = self.tried(link::connect(&self.shared, &target).await)?;
+        if matches!(self.shared.config.servers, Servers::Sentinel { .. }) {
+            tokio::spawn(connect::follow_sentinels(Arc::clone(&self.shared), address));
+        }
+        self.subscriber = Some(Subscriber::start(Arc::clone(&self.shared), &target));
+        let link = Link::start(Arc::clone(&self.shared), session, target);
+        self.servers.push(Server { address: None, link, subscriber: None });
+        Ok(())
+    }
+
+    async fn start_cluster(&mut self) -> Result<(), String> {
+        let ranges = self.tried(cluster::topology(&self.shared).await)?.unwrap_or_default();
+        let mut masters: Vec<&Address> = ranges.iter().map(|range| &range.master).collect();
+        masters.sort_by_key(|address| (&address.host, address.port));
+        masters.dedup();
+        for address in masters {
+            let target = Target::Node(address.clone());
+            let session = self.tried(link::connect(&self.shared, &target).await)?;
+            self.add_node(address, session);
+        }
+        self.route(&ranges);
+        if !self.shared.config.is_sharded {
+            // It may listen anywhere: every node of a cluster hears what is published on any other.
+            let (place, _) = watch::channel(None);
+            self.subscriber = Some(Subscriber::start(Arc::clone(&self.shared), &Target::Master(place)));
+        }
+        tokio::spawn(cluster::follow(Arc::clone(&self.shared), ranges));
+        Ok(())
+    }
+
+    /// What only the operator can put right ends the start; all else is tried again later.
+    fn tried<T>(&self, tried: Result<T, ConnectError>) -> Result<Option<T>, String> {
+        match tried {
+            Ok(done) => Ok(Some(done)),
+            Err(ConnectError::Operator(text)) => Err(text),
+            Err(ConnectError::Away(text)) => {
+                self.shared.trouble("commands", &text);
+                Ok(None)
+            }
+        }
+    }
+
+    fn add_node(&mut self, address: &Address, session: Option<Session>) {
+        let target = Target::Node(address.clone());
+        let subscriber = self.shared.config.is_sharded.then(|| Subscriber::start(Arc::clone(&self.shared), &target));
+        let link = Link::start(Arc::clone(&self.shared), session, target);
+        self.servers.push(Server { address: Some(address.clone()), link, subscriber });
+    }
+
+    /// The cluster's slots are served like this now.
+    fn route(&mut self, ranges: &[Range]) {
+        let is_master = |server: &Server| ranges.iter().any(|range| server.address.as_ref() == Some(&range.master));
+        // What is under way at a node that serves nothing any more fails with its connection.
+        self.servers.retain(is_master);
+        for range in ranges {
+            if !self.servers.iter().any(|server| server.address.as_ref() == Some(&range.master)) {
+                self.add_node(&range.master, None);
+            }
+        }
+        self.routes = vec![NOWHERE; SLOTS];
+        for range in ranges {
+            let at = |server: &Server| server.address.as_ref() == Some(&range.master);
+            if let Some(index) = self.servers.iter().position(at)
+                && range.first <= range.last
+            {
+                self.routes[usize::from(range.first)..=usize::from(range.last)].fill(index);
+            }
+        }
+        if !ranges.is_empty() {
+            self.shared.works("commands");
+        }
+    }
+
+    /// After a change of a cluster: rooms whose channels have moved are listened to at their new place.
+    fn listen_anew(&mut self) {
+        if self.listened.is_empty() {
+            return;
+        }
+        for room in &self.listened {
+            let owner = self.server_of(room).and_then(|server| server.subscriber.as_ref());
+            for subscriber in self.servers.iter().filter_map(|server| server.subscriber.as_ref()) {
+                let is_owner = owner.is_some_and(|owner| std::ptr::eq(owner, subscriber));
+                let order = if is_owner { subscriber::Order::Subscribe } else { subscriber::Order::Unsubscribe };
+                // Where too many orders wait, the next change or break puts it right.
+                let _ = subscriber.order(order(room.clone()));
+            }
+        }
+        self.told.push_back(Told::Event(BusEvent::Lost));
+    }
+
+    /// Who serves what lies under this hash tag.
+    fn server_of(&self, tag: &str) -> Option<&Server> {
+        if self.routes.is_empty() {
+            return self.servers.first();
+        }
+        self.servers.get(self.routes[cluster::slot(tag)])
     }
 
     /// Takes a request; it leaves with the next [`RedisBus::flush`].
@@ -111,8 +230,9 @@ impl RedisBus {
         );
         if is_answered && self.order.waiting() >= REQUESTS_MAX {
             self.shared.count(|figures| figures.refused_total += 1);
-            let reply = BusReply::Failed { room: request.room().clone(), retry_after_ms: self.link.retry_after_ms() };
-            self.order.refuse(reply, &mut steps);
+            let room = request.room().clone();
+            let retry_after_ms = self.retry_after_ms(&room);
+            self.order.refuse(BusReply::Failed { room, retry_after_ms }, &mut steps);
         } else {
             self.order.ask(request, &mut steps);
         }
@@ -120,12 +240,31 @@ impl RedisBus {
         self.steps = steps;
     }
 
-    /// Sends what the turn asked.
+    /// Sends what the turn asked: one pipeline for each server.
     pub fn flush(&mut self) {
-        while !self.outgoing.is_empty() {
-            let rest = self.outgoing.split_off(self.outgoing.len().min(PIPELINE_COMMANDS_MAX));
-            let batch = std::mem::replace(&mut self.outgoing, rest);
-            if let Err(batch) = self.link.send(batch) {
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        if self.routes.is_empty() {
+            self.send(0, outgoing);
+            return;
+        }
+        while let Some(first) = outgoing.first() {
+            let server = self.routes[cluster::slot(&first.asked.room)];
+            let (same, others) =
+                outgoing.into_iter().partition(|call| self.routes[cluster::slot(&call.asked.room)] == server);
+            outgoing = others;
+            self.send(server, same);
+        }
+    }
+
+    fn send(&mut self, server: usize, mut calls: Vec<Call>) {
+        while !calls.is_empty() {
+            let rest = calls.split_off(calls.len().min(PIPELINE_COMMANDS_MAX));
+            let batch = std::mem::replace(&mut calls, rest);
+            let sent = match self.servers.get(server) {
+                Some(server) => server.link.send(batch),
+                None => Err(batch),
+            };
+            if let Err(batch) = sent {
                 for Call { id, asked, .. } in batch {
                     self.refuse(id, asked.room);
                 }
@@ -163,7 +302,15 @@ impl RedisBus {
     /// The figures.
     #[must_use]
     pub fn figures(&self) -> BusFigures {
-        BusFigures { requests_waiting_now: self.order.waiting() as u64, ..self.shared.figures() }
+        let subscribers =
+            || self.servers.iter().filter_map(|server| server.subscriber.as_ref()).chain(&self.subscriber);
+        BusFigures {
+            requests_waiting_now: self.order.waiting() as u64,
+            connected_now: !self.servers.is_empty() && self.servers.iter().all(|server| server.link.is_up()),
+            subscriber_connected_now: subscribers().count() > 0 && subscribers().all(Subscriber::is_up),
+            rooms_subscribed_now: subscribers().map(|subscriber| subscriber.rooms() as u64).sum(),
+            ..self.shared.figures()
+        }
     }
 
     fn hear(&mut self, inward: Inward) {
@@ -180,6 +327,10 @@ impl RedisBus {
                 }
             }
             Inward::Event(event) => self.told.push_back(Told::Event(event)),
+            Inward::Topology(ranges) => {
+                self.route(&ranges);
+                self.listen_anew();
+            }
         }
         self.take(&mut steps);
         self.steps = steps;
@@ -201,7 +352,7 @@ impl RedisBus {
                     }
                 }
                 Step::Subscribe(room) => {
-                    if self.subscriber.order(subscriber::Order::Subscribe(room.clone())).is_err() {
+                    if !self.order_subscriber(&room, subscriber::Order::Subscribe(room.clone())) {
                         let reply = BusReply::Failed { room, retry_after_ms: 1_000 };
                         let mut more = Vec::new();
                         self.order.subscribed(reply, &mut more);
@@ -210,18 +361,34 @@ impl RedisBus {
                 }
                 Step::Unsubscribe(room) => {
                     // Where the queue is full the channel is heard in vain until the next break.
-                    let _ = self.subscriber.order(subscriber::Order::Unsubscribe(room));
+                    self.order_subscriber(&room, subscriber::Order::Unsubscribe(room.clone()));
                 }
                 Step::Reply(reply) => self.told.push_back(Told::Reply(reply)),
             }
         }
     }
 
+    fn order_subscriber(&mut self, room: &RoomId, order: subscriber::Order) -> bool {
+        if self.shared.config.is_sharded {
+            match order {
+                subscriber::Order::Subscribe(_) => self.listened.insert(room.clone()),
+                subscriber::Order::Unsubscribe(_) => self.listened.remove(room),
+            };
+        }
+        let own = || self.server_of(room).and_then(|server| server.subscriber.as_ref());
+        self.subscriber.as_ref().or_else(own).is_some_and(|subscriber| subscriber.order(order).is_ok())
+    }
+
+    fn retry_after_ms(&self, room: &RoomId) -> u32 {
+        self.server_of(room).map_or(500, |server| server.link.retry_after_ms())
+    }
+
     /// A call that cannot be sent now.
     fn refuse(&mut self, id: CallId, room: RoomId) {
         self.shared.count(|figures| figures.refused_total += 1);
         let mut steps = Vec::new();
-        let reply = BusReply::Failed { room, retry_after_ms: self.link.retry_after_ms() };
+        let retry_after_ms = self.retry_after_ms(&room);
+        let reply = BusReply::Failed { room, retry_after_ms };
         self.order.answered(id, reply, &mut steps);
         self.take(&mut steps);
     }

@@ -4,7 +4,7 @@
 
 use super::layers::Problems;
 use super::secret::Secret;
-use super::types::{BusKind, Config};
+use super::types::{BusKind, Config, Redis};
 use crate::bus::redis::{Address, Login, RedisConfig, Servers};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,21 +42,13 @@ pub(super) fn resolve(config: &Config, problems: &mut Problems) -> Option<RedisC
         user: url.login.user.or_else(|| redis.user.clone()),
         password: url.login.password.or_else(|| redis.password.clone()),
     };
-    let servers = if redis.sentinel.nodes.is_empty() {
-        let cure = "no `bus.redis.url`: say where Redis is, such as redis://127.0.0.1:6379, or set REDIS_HOST";
-        match url.address {
-            Some(address) => Servers::Single(address),
-            None => {
-                problems.0.push(cure.to_owned());
-                return None;
-            }
-        }
-    } else {
-        let sentinel = &redis.sentinel;
-        let nodes = addresses("bus.redis.sentinel.nodes", &sentinel.nodes, SENTINEL_PORT, problems);
-        let login = Login { user: sentinel.user.clone(), password: sentinel.password.clone() };
-        Servers::Sentinel { nodes, master: sentinel.master_name.clone(), login }
-    };
+    let servers = servers(redis, url.address, problems)?;
+    if redis.sharded && redis.cluster.is_empty() {
+        problems.0.push("`bus.redis.sharded` needs a Redis Cluster: name its nodes in `bus.redis.cluster`".to_owned());
+    }
+    if !redis.cluster.is_empty() && url.database != 0 {
+        problems.0.push("`bus.redis.url` names a database, but a Redis Cluster has only number 0".to_owned());
+    }
     let ca = redis.ca_file.as_ref().and_then(|path| match std::fs::read(path) {
         Ok(pem) => Some(pem),
         Err(error) => {
@@ -73,11 +65,31 @@ pub(super) fn resolve(config: &Config, problems: &mut Problems) -> Option<RedisC
         database: url.database,
         tls: url.tls,
         ca,
-        is_sharded: false,
+        is_sharded: redis.sharded,
         timeout: Duration::from_millis(u64::from(redis.timeout_ms)),
         from: Arc::default(),
         content_bytes_max: config.limits.content_bytes_max,
     })
+}
+
+fn servers(redis: &Redis, single: Option<Address>, problems: &mut Problems) -> Option<Servers> {
+    if !redis.cluster.is_empty() {
+        if !redis.sentinel.nodes.is_empty() {
+            problems.0.push("`bus.redis.cluster` and `bus.redis.sentinel.nodes` exclude each other".to_owned());
+        }
+        return Some(Servers::Cluster(addresses("bus.redis.cluster", &redis.cluster, PORT, problems)));
+    }
+    if !redis.sentinel.nodes.is_empty() {
+        let sentinel = &redis.sentinel;
+        let nodes = addresses("bus.redis.sentinel.nodes", &sentinel.nodes, SENTINEL_PORT, problems);
+        let login = Login { user: sentinel.user.clone(), password: sentinel.password.clone() };
+        return Some(Servers::Sentinel { nodes, master: sentinel.master_name.clone(), login });
+    }
+    if single.is_none() {
+        let cure = "no `bus.redis.url`: say where Redis is, such as redis://127.0.0.1:6379, or set REDIS_HOST";
+        problems.0.push(cure.to_owned());
+    }
+    single.map(Servers::Single)
 }
 
 fn addresses(key: &str, texts: &[String], port: u16, problems: &mut Problems) -> Vec<Address> {

@@ -245,13 +245,28 @@ pub struct Redis {
     /// Milliseconds that a connection or an answer of Redis may take.
     #[schemars(extend("minimum" = 100, "maximum" = 60_000))]
     pub timeout_ms: u32,
+    /// Nodes of a Redis Cluster, each `HOST:PORT`; one that answers is enough to find the others. `bus.redis.url` then gives user
+    /// and password only.
+    pub cluster: Vec<String>,
+    /// With `bus.redis.cluster`: a room's events pass only through the node that holds the room (sharded pub/sub, channel
+    /// `room:{ID}`), not through all. It scales, and other software must use the same channels; all nodes must agree on it.
+    pub sharded: bool,
     /// Redis Sentinel, which names the master: `bus.redis.url` then gives user, password and database only.
     pub sentinel: Sentinel,
 }
 
 impl Default for Redis {
     fn default() -> Redis {
-        Redis { url: None, user: None, password: None, ca_file: None, timeout_ms: 2_000, sentinel: Sentinel::default() }
+        Redis {
+            url: None,
+            user: None,
+            password: None,
+            ca_file: None,
+            timeout_ms: 2_000,
+            cluster: Vec::new(),
+            sharded: false,
+            sentinel: Sentinel::default(),
+        }
     }
 }
 

@@ -124,15 +124,16 @@ fn said(address: &Address, error: &RedisError) -> ConnectError {
     }
 }
 
-/// Where the master is, as of now. A cluster has several: see `cluster`.
+/// Where the master is, as of now; of a cluster, any node.
 ///
 /// # Errors
 /// No Sentinel answers, or none knows the master.
-pub(super) async fn master(config: &RedisConfig) -> Result<Address, ConnectError> {
+pub(super) async fn master(shared: &Shared) -> Result<Address, ConnectError> {
+    let config = &shared.config;
     match &config.servers {
         Servers::Single(address) => Ok(address.clone()),
-        Servers::Cluster(nodes) => {
-            nodes.first().cloned().ok_or_else(|| ConnectError::Operator("bus.redis.cluster names no node".to_owned()))
+        Servers::Cluster(_) => {
+            shared.next_node().ok_or_else(|| ConnectError::Operator("bus.redis.cluster names no node".to_owned()))
         }
         Servers::Sentinel { nodes, master, login } => {
             let mut last = ConnectError::Operator("bus.redis.sentinel.nodes names no node".to_owned());
@@ -172,7 +173,7 @@ pub(super) async fn follow_sentinels(shared: Arc<Shared>, place: watch::Sender<O
         tokio::time::sleep(SENTINEL_LOOK).await;
         // While there is no connection, whoever makes the next one asks.
         let Some(current) = place.borrow().clone() else { continue };
-        if let Ok(named) = master(&shared.config).await {
+        if let Ok(named) = master(&shared).await {
             place.send_if_modified(|place| {
                 let moved = place.as_ref() == Some(&current) && named != current;
                 if moved {

@@ -32,7 +32,15 @@ const BATCHES_MAX: usize = 32;
 const BEAT: Duration = Duration::from_secs(1);
 /// What the key of the nodes is called.
 const KEY_NAME: &str = "rw:key";
-const PART: &str = "commands";
+
+/// To whom a link leads.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    /// The master, wherever it is. Whoever finds out that it is elsewhere tells it here.
+    Master(watch::Sender<Option<Address>>),
+    /// This node of a cluster.
+    Node(Address),
+}
 
 /// One command on its way.
 #[derive(Debug)]
@@ -62,15 +70,15 @@ struct LinkState {
 impl Link {
     /// Starts the connection's task on the current runtime.
     #[must_use]
-    pub(super) fn start(
-        shared: Arc<Shared>,
-        session: Option<Session>,
-        address: watch::Sender<Option<Address>>,
-    ) -> Link {
+    pub(super) fn start(shared: Arc<Shared>, session: Option<Session>, target: Target) -> Link {
         let (batches, receiver) = mpsc::channel(BATCHES_MAX);
         let state = LinkState { is_up: AtomicBool::new(session.is_some()), retry_ms: AtomicU32::default() };
         let state = Arc::new(state);
-        let task = Task { shared, batches: receiver, state: Arc::clone(&state), address };
+        let part = match &target {
+            Target::Master(_) => "commands".to_owned(),
+            Target::Node(address) => format!("commands to {address}"),
+        };
+        let task = Task { shared, batches: receiver, state: Arc::clone(&state), target, part };
         tokio::spawn(task.run(session));
         Link { batches, state }
     }
@@ -104,8 +112,16 @@ struct Task {
     shared: Arc<Shared>,
     batches: mpsc::Receiver<Vec<Call>>,
     state: Arc<LinkState>,
-    /// Where the master is, for the subscriber.
-    address: watch::Sender<Option<Address>>,
+    target: Target,
+    /// What it is called in troubles.
+    part: String,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        // A node that left the cluster is no trouble.
+        self.shared.works(&self.part);
+    }
 }
 
 /// Why a connection is no longer served.
@@ -131,7 +147,7 @@ impl Task {
         loop {
             let connected = match first.take() {
                 Some(session) => Ok(session),
-                None => connect(&self.shared).await,
+                None => connect(&self.shared, &self.target).await,
             };
             let cause = match connected {
                 Ok(session) => {
@@ -156,25 +172,28 @@ impl Task {
     }
 
     fn up(&self, address: &Address) {
-        self.shared.works(PART);
-        self.shared.count(|figures| figures.connected_now = true);
+        self.shared.works(&self.part);
         self.state.is_up.store(true, Ordering::Relaxed);
-        self.address.send_replace(Some(address.clone()));
+        if let Target::Master(place) = &self.target {
+            place.send_replace(Some(address.clone()));
+        }
         tracing::info!(%address, "commands go to Redis");
     }
 
     /// Nothing is taken any more; what waits is answered.
     async fn down(&mut self, cause: &str) {
-        self.state.is_up.store(false, Ordering::Relaxed);
-        self.shared.trouble(PART, cause);
-        self.shared.count(|figures| {
-            if std::mem::take(&mut figures.connected_now) {
-                figures.reconnects_total += 1;
-            }
-        });
+        self.left(cause);
         while let Ok(batch) = self.batches.try_recv() {
             let calls = batch.into_iter().map(|call| (call.id, call.asked)).collect();
             self.fail(calls).await;
+        }
+    }
+
+    fn left(&self, cause: &str) {
+        self.shared.trouble(&self.part, cause);
+        self.shared.doubt_topology.notify_one();
+        if self.state.is_up.swap(false, Ordering::Relaxed) {
+            self.shared.count(|figures| figures.reconnects_total += 1);
         }
     }
 
@@ -198,7 +217,10 @@ impl Task {
         let mut flights: VecDeque<Flight> = VecDeque::new();
         let mut ticks = tokio::time::interval(BEAT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut place = self.address.subscribe();
+        let mut place = match &self.target {
+            Target::Master(place) => Some(place.subscribe()),
+            Target::Node(_) => None,
+        };
         let end = loop {
             let may_send = flights.len() < PIPELINES_MAX;
             tokio::select! {
@@ -213,8 +235,8 @@ impl Task {
                     Some(batch) => flights.push_back(self.send(&connection, batch).await),
                     None => break End::Closed,
                 },
-                moved = place.changed() => {
-                    if moved.is_ok() && place.borrow_and_update().as_ref().is_some_and(|now| *now != address) {
+                now = moved(&mut place) => {
+                    if now.is_some_and(|now| now != address) {
                         break End::Lost(format!("the master is no longer at {address}"));
                     }
                 }
@@ -226,8 +248,7 @@ impl Task {
         // Dropping the connection first: what it still answers goes nowhere.
         drop(connection);
         if let End::Lost(cause) = &end {
-            self.state.is_up.store(false, Ordering::Relaxed);
-            self.shared.trouble(PART, cause);
+            self.left(cause);
         }
         for flight in flights {
             self.fail(flight.calls).await;
@@ -358,7 +379,11 @@ impl Task {
         };
         let said = describe(error);
         match error.code() {
-            "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH" | "MOVED" | "ASK" | "CLUSTERDOWN" => Some(End::Lost(said)),
+            "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH" => Some(End::Lost(said)),
+            "MOVED" | "ASK" | "TRYAGAIN" if self.shared.is_cluster() => {
+                self.shared.doubt_topology.notify_one();
+                None
+            }
             _ => {
                 self.shared.trouble("scripts", &said);
                 None
@@ -367,13 +392,16 @@ impl Task {
     }
 }
 
-/// Connects to the master, checks it, and learns the nodes' key.
+/// Connects, checks the server, and learns the nodes' key.
 ///
 /// # Errors
 /// [`ConnectError`].
-pub(super) async fn connect(shared: &Shared) -> Result<Session, ConnectError> {
+pub(super) async fn connect(shared: &Shared, target: &Target) -> Result<Session, ConnectError> {
     let config = &shared.config;
-    let address = master(config).await?;
+    let address = match target {
+        Target::Master(_) => master(shared).await?,
+        Target::Node(address) => address.clone(),
+    };
     let connection = open(config, &address, &config.login, config.database, None::<NoPush>).await?;
     let mut session = Session { connection, address };
     check(config, &shared.dialect, &mut session).await?;
@@ -391,8 +419,11 @@ fn beat(shared: &Shared) -> Pipeline {
 
 fn learn_key(shared: &Shared, values: &[Value]) -> Result<(), String> {
     for value in values {
-        if let Value::ServerError(error) = value {
-            return Err(describe(error));
+        match value {
+            // The key lies on another node of the cluster, whose own link learns it.
+            Value::ServerError(error) if error.code() == "MOVED" && shared.is_cluster() => return Ok(()),
+            Value::ServerError(error) => return Err(describe(error)),
+            _ => {}
         }
     }
     // None if it was removed between the two commands: the next beat sets it again.
@@ -400,6 +431,16 @@ fn learn_key(shared: &Shared, values: &[Value]) -> Result<(), String> {
         shared.set_key(key);
     }
     Ok(())
+}
+
+/// Where the master is now, when it was told that it is elsewhere.
+pub(super) async fn moved(place: &mut Option<watch::Receiver<Option<Address>>>) -> Option<Address> {
+    if let Some(place) = place
+        && place.changed().await.is_ok()
+    {
+        return place.borrow_and_update().clone();
+    }
+    std::future::pending().await
 }
 
 /// The first flight's answer.

@@ -1,8 +1,9 @@
 //! What the connections of one bus share: the configuration, the nodes' key, figures and troubles, and the way to the
 //! bridge.
 
+use super::cluster::Range;
 use super::commands::Dialect;
-use super::config::RedisConfig;
+use super::config::{Address, RedisConfig, Servers};
 use super::order::CallId;
 use super::payload::{Judge, own_tail};
 use crate::bus::{BusFigures, BusState};
@@ -10,7 +11,7 @@ use roomwire_engine::bus::{BusEvent, BusReply};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// The least and the most time between two attempts to connect.
 const BACK_OFF_MS: u64 = 50;
@@ -25,6 +26,8 @@ pub(super) enum Inward {
     Subscribed(Vec<BusReply>),
     /// Something heard.
     Event(BusEvent),
+    /// The masters of the cluster, and their slots.
+    Topology(Vec<Range>),
 }
 
 /// See the file's head.
@@ -42,7 +45,11 @@ pub(super) struct Shared {
     own_key: Arc<str>,
     key: Mutex<Option<Arc<str>>>,
     figures: Mutex<BusFigures>,
-    troubles: Mutex<BTreeMap<&'static str, Arc<str>>>,
+    troubles: Mutex<BTreeMap<String, Arc<str>>>,
+    /// Rung when a cluster's slots may have moved.
+    pub(super) doubt_topology: Notify,
+    /// Nodes of the cluster, as configured and as learned; the first is asked first.
+    nodes: Mutex<Vec<Address>>,
 }
 
 /// Everything runs on the bridge thread, so no lock is ever waited for; a panic ends the process anyway.
@@ -55,13 +62,13 @@ impl Shared {
     #[must_use]
     pub(super) fn new(config: RedisConfig, own_key: &str, inward: mpsc::Sender<Inward>) -> Shared {
         let dialect = Dialect { own_tail: own_tail(&config.from), is_sharded: config.is_sharded };
-        let figures = BusFigures {
-            is_remote: true,
-            connected_now: false,
-            subscriber_connected_now: false,
-            ..BusFigures::default()
-        };
+        let figures = BusFigures { is_remote: true, ..BusFigures::default() };
         Shared {
+            nodes: Mutex::new(match &config.servers {
+                Servers::Cluster(nodes) => nodes.clone(),
+                _ => Vec::new(),
+            }),
+            doubt_topology: Notify::new(),
             judge: Judge::new(&config.from, config.content_bytes_max),
             dialect,
             config,
@@ -110,18 +117,50 @@ impl Shared {
     }
 
     /// A part of the bus is in trouble: said once in the log, and as long as it lasts in the figures.
-    pub(super) fn trouble(&self, part: &'static str, cause: &str) {
-        let before = lock(&self.troubles).insert(part, Arc::from(cause));
+    pub(super) fn trouble(&self, part: &str, cause: &str) {
+        let before = lock(&self.troubles).insert(part.to_owned(), Arc::from(cause));
         if before.is_none_or(|before| *before != *cause) {
             tracing::warn!(part, cause, "the bus is in trouble");
         }
     }
 
     /// A part of the bus works.
-    pub(super) fn works(&self, part: &'static str) {
+    pub(super) fn works(&self, part: &str) {
         if lock(&self.troubles).remove(part).is_some() {
             tracing::info!(part, "the bus works again");
         }
+    }
+}
+
+impl Shared {
+    /// Whether the bus is a cluster.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.config.servers, Servers::Cluster(_))
+    }
+
+    /// Nodes of the cluster to ask.
+    pub(super) fn nodes(&self) -> Vec<Address> {
+        lock(&self.nodes).clone()
+    }
+
+    /// The next node of the cluster to try: each in its turn.
+    pub(super) fn next_node(&self) -> Option<Address> {
+        let mut nodes = lock(&self.nodes);
+        nodes.first()?;
+        nodes.rotate_left(1);
+        nodes.last().cloned()
+    }
+
+    /// These are the masters now; configured nodes stay known.
+    pub(super) fn learn_nodes<'a>(&'a self, masters: impl Iterator<Item = &'a Address>) {
+        let Servers::Cluster(configured) = &self.config.servers else { return };
+        let mut known: Vec<Address> = Vec::new();
+        for node in masters.chain(configured) {
+            if !known.contains(node) {
+                known.push(node.clone());
+            }
+        }
+        *lock(&self.nodes) = known;
     }
 }
 

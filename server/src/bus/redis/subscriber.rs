@@ -9,6 +9,7 @@
 use super::commands::CONTROL_CHANNEL;
 use super::config::Address;
 use super::connect::{ConnectError, master, open, text};
+use super::link::{Target, moved};
 use super::payload::Dropped;
 use super::shared::{Inward, Shared, back_off};
 use redis::aio::MultiplexedConnection;
@@ -37,7 +38,6 @@ const BEAT: Duration = Duration::from_secs(1);
 const LATE_LOOK: Duration = Duration::from_millis(250);
 /// The most looks at a head that foreign messages may cause in a second, of all rooms.
 const DOUBTS_PER_SECOND_MAX: u32 = 50;
-const PART: &str = "events";
 
 /// What the bus orders.
 #[derive(Debug)]
@@ -52,25 +52,50 @@ pub(super) enum Order {
 #[derive(Debug)]
 pub(super) struct Subscriber {
     orders: mpsc::Sender<Order>,
+    state: Arc<State>,
+}
+
+/// What both ends see.
+#[derive(Debug, Default)]
+struct State {
+    is_up: AtomicBool,
+    rooms: AtomicUsize,
 }
 
 impl Subscriber {
     /// Starts the connection's task on the current runtime. `place` tells where the master is.
     #[must_use]
-    pub(super) fn start(shared: Arc<Shared>, place: watch::Receiver<Option<Address>>) -> Subscriber {
+    pub(super) fn start(shared: Arc<Shared>, target: &Target) -> Subscriber {
         let (orders, receiver) = mpsc::channel(ORDERS_MAX);
+        let state = Arc::new(State::default());
+        let (place, node, part) = match target {
+            Target::Master(place) => (Some(place.subscribe()), None, "events".to_owned()),
+            Target::Node(address) => (None, Some(address.clone()), format!("events of {address}")),
+        };
         let task = Task {
             shared,
             orders: receiver,
             place,
+            node,
+            part,
+            state: Arc::clone(&state),
             rooms: HashMap::new(),
             leaving: Vec::new(),
             doubts: (Instant::now(), 0),
             has_been_up: false,
-            is_up: false,
         };
         tokio::spawn(task.run());
-        Subscriber { orders }
+        Subscriber { orders, state }
+    }
+
+    /// Whether everything that was said reaches this node.
+    pub(super) fn is_up(&self) -> bool {
+        self.state.is_up.load(Ordering::Relaxed)
+    }
+
+    /// How many rooms it listens to.
+    pub(super) fn rooms(&self) -> usize {
+        self.state.rooms.load(Ordering::Relaxed)
     }
 
     /// Orders something.
@@ -111,14 +136,25 @@ struct Heard {
 struct Task {
     shared: Arc<Shared>,
     orders: mpsc::Receiver<Order>,
-    place: watch::Receiver<Option<Address>>,
+    place: Option<watch::Receiver<Option<Address>>>,
+    /// The cluster node to listen on, with sharded channels.
+    node: Option<Address>,
+    /// What it is called in troubles.
+    part: String,
+    state: Arc<State>,
     rooms: HashMap<RoomId, Listening>,
     /// Channels to be left.
     leaving: Vec<String>,
     /// When the second of the last doubts began, and how many there were.
     doubts: (Instant, u32),
     has_been_up: bool,
-    is_up: bool,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        // A node that left the cluster is no trouble.
+        self.shared.works(&self.part);
+    }
 }
 
 /// Why a connection is no longer served.
@@ -133,7 +169,7 @@ impl Task {
     async fn run(mut self) {
         let mut failures = 0;
         loop {
-            let connecting = connect(Arc::clone(&self.shared));
+            let connecting = connect(Arc::clone(&self.shared), self.node.clone());
             let Some(connected) = self.meanwhile(connecting).await else { return };
             let cause = match connected {
                 Ok((connection, heard, address)) => match self.serve(connection, heard, &address).await {
@@ -142,11 +178,11 @@ impl Task {
                 },
                 Err(error) => error.text().to_owned(),
             };
-            if std::mem::take(&mut self.is_up) {
+            if self.state.is_up.swap(false, Ordering::Relaxed) {
                 failures = 0;
             }
-            self.shared.trouble(PART, &cause);
-            self.shared.count(|figures| figures.subscriber_connected_now = false);
+            self.shared.trouble(&self.part, &cause);
+            self.shared.doubt_topology.notify_one();
             if self.meanwhile(tokio::time::sleep(back_off(failures))).await.is_none() {
                 return;
             }
@@ -195,9 +231,8 @@ impl Task {
         address: &Address,
     ) -> Result<Infallible, End> {
         self.subscribe_all(&connection, &mut heard).await?;
-        self.shared.works(PART);
-        self.shared.count(|figures| figures.subscriber_connected_now = true);
-        self.is_up = true;
+        self.shared.works(&self.part);
+        self.state.is_up.store(true, Ordering::Relaxed);
         if std::mem::replace(&mut self.has_been_up, true) {
             self.shared.count(|figures| figures.resubscriptions_total += 1);
             self.tell(Inward::Event(BusEvent::Lost)).await?;
@@ -222,9 +257,8 @@ impl Task {
                     }
                     None => return Err(End::Closed),
                 },
-                moved = self.place.changed() => {
-                    let now = self.place.borrow_and_update().clone();
-                    if moved.is_ok() && now.is_some_and(|now| now != *address) {
+                now = moved(&mut self.place) => {
+                    if now.is_some_and(|now| now != *address) {
                         return Err(End::Lost(format!("the master is no longer at {address}")));
                     }
                 }
@@ -325,8 +359,7 @@ impl Task {
                 }
             }
         }
-        let rooms = self.rooms.len() as u64;
-        self.shared.count(|figures| figures.rooms_subscribed_now = rooms);
+        self.state.rooms.store(self.rooms.len(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -417,9 +450,15 @@ impl Task {
 }
 
 /// A connection whose messages are left in a bounded queue.
-async fn connect(shared: Arc<Shared>) -> Result<(MultiplexedConnection, Heard, Address), ConnectError> {
+async fn connect(
+    shared: Arc<Shared>,
+    node: Option<Address>,
+) -> Result<(MultiplexedConnection, Heard, Address), ConnectError> {
     let config = &shared.config;
-    let address = master(config).await?;
+    let address = match node {
+        Some(address) => address,
+        None => master(&shared).await?,
+    };
     let (sender, messages) = mpsc::channel(HEARD_MESSAGES_MAX);
     let (bytes, overflowed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let heard = Heard { messages, bytes: Arc::clone(&bytes), overflowed: Arc::clone(&overflowed) };
