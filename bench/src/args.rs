@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Soak(Soak),
     /// Print medians and ratios of reports written with --json
     Table(Files),
+    /// Compare two reports written with --json: what got better or worse beyond the noise. Exit status 1 if anything got worse
+    Diff(Diff),
     /// Hold a share of the connections; started by the other commands, which write its plan to its stdin
     #[command(hide = true)]
     Worker,
@@ -99,6 +101,12 @@ pub(crate) struct Common {
     /// Write the report's figures as CSV, a line for each run
     #[arg(long, value_name = "FILE")]
     pub(crate) csv: Option<PathBuf>,
+    /// Write the report as one HTML page with its pictures
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Write each picture as SVG into this folder
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) svg: Option<PathBuf>,
     /// What was measured, for `table` (default: the dialect)
     #[arg(long)]
     pub(crate) label: Option<String>,
@@ -332,6 +340,17 @@ pub(crate) struct Soak {
     /// The run is void if memory grew more than this, in percent, from the first tenth after warm-up to the last
     #[arg(long, default_value_t = 2.0, value_name = "PERCENT")]
     pub(crate) drift_max: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The report from before
+    pub(crate) first: PathBuf,
+    /// The report from after
+    pub(crate) second: PathBuf,
+    /// Medians that are nearer to each other than this count as the same
+    #[arg(long, default_value_t = 3.0, value_name = "PERCENT")]
+    pub(crate) noise_percent: f64,
 }
 
 #[derive(Debug, Args)]

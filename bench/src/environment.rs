@@ -19,6 +19,16 @@ pub(crate) struct Environment {
     /// Runnable processes over the last minute, at the start: 2 cores shared with others give ratios, not figures.
     pub(crate) load_average: String,
     pub(crate) congestion_control: String,
+    /// CPU flaws and what the kernel does about them, where it does anything: such work is in every system call.
+    #[serde(default)]
+    pub(crate) mitigations: Vec<String>,
+    /// `performance`, `powersave`, ...; empty in a virtual machine.
+    #[serde(default)]
+    pub(crate) governor: String,
+    #[serde(default)]
+    pub(crate) is_virtual_machine: bool,
+    #[serde(default)]
+    pub(crate) memory_kib: u64,
     pub(crate) server_cpus: Option<String>,
     pub(crate) client_cpus: Option<String>,
     /// Without the secret.
@@ -40,11 +50,69 @@ impl Environment {
             cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
             load_average: read("/proc/loadavg").split(' ').next().unwrap_or_default().into(),
             congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control").trim().into(),
+            mitigations: mitigations(),
+            governor: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").trim().into(),
+            is_virtual_machine: cpuinfo.lines().any(|line| line.starts_with("flags") && line.contains(" hypervisor")),
+            memory_kib: memory_kib(&read("/proc/meminfo")),
             server_cpus: common.server_cpu.clone(),
             client_cpus: common.client_cpu.clone(),
             command_line: without_secret(std::env::args(), &common.secret),
         }
     }
+}
+
+impl Environment {
+    /// What a page shows, by name.
+    pub(crate) fn rows(&self) -> Vec<(&'static str, String)> {
+        let cores = |list: &Option<String>| list.clone().unwrap_or_else(|| "not pinned".into());
+        let machine = if self.is_virtual_machine { ", a virtual machine" } else { "" };
+        vec![
+            ("bench", format!("{}, commit {}", self.version, self.commit)),
+            ("kernel", self.kernel.clone()),
+            ("CPU", format!("{} x {}{machine}", self.cores, self.cpu_model)),
+            ("memory", format!("{} MiB", self.memory_kib / 1024)),
+            ("governor", if self.governor.is_empty() { "not told".into() } else { self.governor.clone() }),
+            ("mitigations", self.mitigations.join("; ")),
+            ("congestion control", self.congestion_control.clone()),
+            ("server's cores", cores(&self.server_cpus)),
+            ("workers' cores", cores(&self.client_cpus)),
+            ("load average at the start", self.load_average.clone()),
+        ]
+    }
+
+    /// The command line for a shell; the secret in it is `***`.
+    pub(crate) fn command(&self) -> String {
+        self.command_line.iter().map(|argument| shell_quoted(argument)).collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn shell_quoted(argument: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:,=+@%".contains(&byte);
+    if !argument.is_empty() && argument.bytes().all(is_plain) {
+        return argument.to_owned();
+    }
+    format!("'{}'", argument.replace('\'', r"'\''"))
+}
+
+/// One line for each flaw that this CPU has.
+fn mitigations() -> Vec<String> {
+    let mut flaws: Vec<String> = fs::read_dir("/sys/devices/system/cpu/vulnerabilities")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let state = fs::read_to_string(entry.path()).ok()?;
+            (!state.starts_with("Not affected"))
+                .then(|| format!("{}: {}", entry.file_name().to_string_lossy(), state.trim()))
+        })
+        .collect();
+    flaws.sort();
+    flaws
+}
+
+fn memory_kib(meminfo: &str) -> u64 {
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    total.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 fn read(path: &str) -> String {
@@ -63,6 +131,18 @@ fn without_secret(arguments: impl Iterator<Item = String>, secret: &str) -> Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_survives_the_shell() {
+        assert_eq!(shell_quoted("--addr=127.0.0.1:80"), "--addr=127.0.0.1:80");
+        assert_eq!(shell_quoted("it's a b"), r"'it'\''s a b'");
+        assert_eq!(shell_quoted(""), "''");
+    }
+
+    #[test]
+    fn memory_is_read() {
+        assert_eq!((memory_kib("MemTotal:   24105 kB\nMemFree: 1 kB\n"), memory_kib("")), (24_105, 0));
+    }
 
     #[test]
     fn the_secret_stays_out_of_the_report() {

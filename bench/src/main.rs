@@ -10,11 +10,14 @@ mod agenda;
 mod args;
 mod ask;
 mod book;
+mod charts;
 mod control;
 mod coordinator;
+mod diff;
 mod environment;
 mod frames;
 mod histogram;
+mod html;
 mod layout;
 mod ledger;
 mod load;
@@ -27,6 +30,7 @@ mod runs;
 mod schedule;
 mod server_process;
 mod server_usage;
+mod statistics;
 mod swarm;
 mod sys;
 mod syscalls;
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Command::Churn(churn) => runs::churn::run(&churn),
         Command::Mixed(mixed) => runs::mixed::run(&mixed),
         Command::Soak(soak) => runs::soak::run(&soak),
+        Command::Diff(files) => diff::run(&files),
         Command::Table(files) => table::run(&files),
         Command::Worker => worker::run().map(|()| true),
     };

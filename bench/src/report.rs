@@ -159,7 +159,7 @@ impl Report {
         }
     }
 
-    fn rows(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn rows(&self) -> Vec<(&'static str, String)> {
         let (shape, load) = (&self.shape, &self.load);
         let mut rows = vec![(
             "connections, rooms x members, nodes",

@@ -13,8 +13,8 @@ use anyhow::Result;
 
 use crate::args::Common;
 use crate::ask::Ask;
-use crate::book;
 use crate::report::Report;
+use crate::{book, charts, html};
 
 /// Seconds of traffic that are not measured, unless the command line says otherwise.
 const WARM_UP_SECS: f64 = 2.0;
@@ -34,6 +34,17 @@ fn publish(reports: &[Report], common: &Common) -> Result<bool> {
     }
     if let Some(path) = &common.csv {
         book::write(path, &book::csv(reports))?;
+    }
+    if common.html.is_some() || common.svg.is_some() {
+        let charts = charts::of(reports)?;
+        if let Some(path) = &common.html {
+            book::write(path, &html::page(reports, &charts))?;
+        }
+        if let Some(folder) = &common.svg {
+            for chart in &charts {
+                book::write(&folder.join(format!("{}.svg", chart.name)), &chart.svg)?;
+            }
+        }
     }
     Ok(!reports.iter().any(Report::is_failure))
 }

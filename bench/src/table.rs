@@ -7,6 +7,7 @@ use anyhow::Result;
 use crate::args::Files;
 use crate::book;
 use crate::report::Report;
+use crate::statistics::median;
 
 /// A figure of a report, by name.
 type Figure = (&'static str, fn(&Report) -> Option<f64>);
@@ -52,7 +53,7 @@ fn table(reports: &[Report]) -> String {
                 .iter()
                 .map(|label| {
                     let with_label = of_scenario.iter().filter(|report| report.label == *label);
-                    median(with_label.filter_map(|report| figure(report)).collect())
+                    median(&with_label.filter_map(|report| figure(report)).collect::<Vec<_>>())
                 })
                 .collect();
             out.push_str(&row(scenario, name, &values));
@@ -99,23 +100,9 @@ fn in_order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     seen
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let upper = *values.get(values.len() / 2)?;
-    let lower = *values.get(values.len().saturating_sub(1) / 2)?;
-    Some(lower.midpoint(upper))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_of_three_ignores_the_outlier_and_of_two_is_their_middle() {
-        assert_eq!(median(vec![9.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![1.0, 2.0]), Some(1.5));
-        assert_eq!(median(vec![]), None);
-    }
 
     #[test]
     fn a_row_gives_the_ratio_of_the_first_to_the_second() {
