@@ -8,7 +8,7 @@ mod secret;
 use crate::auth::{Authenticator, Mint};
 use crate::bridge::{self, BridgeHandle, BridgeSetup, StartError};
 use crate::bus::BusConfig;
-use crate::bus::redis::RedisConfig;
+use crate::bus::redis::{NodeCard, RedisConfig};
 use crate::cli::Failure;
 use crate::config::settings::descriptor_limit;
 use crate::config::types::{Fsync, Reject};
@@ -166,7 +166,7 @@ fn engine_config(settings: &Settings, echo: bool) -> Result<EngineConfig, Failur
         presence_grace_ms: config.presence.grace_ms,
         node: Arc::from(settings.node.as_str()),
         shards: settings.shards,
-        cluster: false,
+        cluster: settings.redis.is_some(),
         echo,
         allowed_origins: config.allowed_origins.0.clone().into(),
         reject_by_http: config.auth.reject == Reject::Http,
@@ -180,7 +180,7 @@ fn bridge_config(settings: &Settings) -> Result<BridgeConfig, Failure> {
         shards: settings.shards,
         node: Arc::from(settings.node.as_str()),
         boot: random()?,
-        cluster: false,
+        cluster: settings.redis.is_some(),
         publishes_max: bridge.publishes_max,
         publish_ms_max: bridge.publish_ms_max,
         page_bytes_max: bridge.page_bytes_max,
@@ -194,10 +194,17 @@ fn bus_config(settings: &Settings, boot: u64) -> BusConfig {
     match &settings.redis {
         None => BusConfig::Local,
         Some(redis) => {
-            let from = Arc::from(format!("{}.{boot:x}", settings.node));
-            BusConfig::Redis(Box::new(RedisConfig { from, ..redis.clone() }))
+            let limit = settings.config.limits.join_events_members_max;
+            let card = NodeCard::new(&settings.node, boot, store_name(settings), limit);
+            BusConfig::Redis(Box::new(RedisConfig { from: Arc::from(card.from()), card: Some(card), ..redis.clone() }))
         }
     }
+}
+
+/// Which store this is, for the other nodes: those of one cluster share one. Two embedded stores are never the same.
+fn store_name(settings: &Settings) -> String {
+    let data_dir = settings.data_dir.canonicalize().unwrap_or_else(|_| settings.data_dir.clone());
+    format!("embedded of {} in {}", settings.node, data_dir.display())
 }
 
 fn store_config(settings: &Settings) -> EmbeddedConfig {

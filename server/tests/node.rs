@@ -362,3 +362,62 @@ fn no_token_reaches_the_log() {
         assert!(!line.contains(&signature[..20]) && !line.contains(secret.trim()), "{line}");
     }
 }
+
+#[path = "support/redis.rs"]
+mod server;
+
+fn on_redis(dir: &Path, port: u16, id: &str) -> Command {
+    let url = format!("bus.redis.url=redis://127.0.0.1:{port}");
+    let id = format!("node.id={id}");
+    command(dir, &["--set", "bus.kind=redis", "--set", &url, "--set", &id])
+}
+
+#[test]
+fn on_redis_a_node_id_is_one_living_process_and_an_embedded_store_one_node() {
+    let redis = server::RedisServer::start(&[]);
+    let (dir, other) = (TempDir::new("lease"), TempDir::new("lease-other"));
+    let mut first = Node::from(&mut on_redis(&dir.0, redis.port, "n1"));
+    let began = Instant::now();
+    let refused = |id: &str| {
+        let output = on_redis(&other.0, redis.port, id).output().expect("the binary starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = refused("n1");
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("node.id `n1` is taken") && said.contains(&format!("pid {}", first.child.id())), "{said}");
+    let (code, said) = refused("n2");
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("store.kind = cql"), "{said}");
+    assert!(began.elapsed() < Duration::from_secs(15), "told within a beat or two");
+
+    // Its successor on this machine sees that it is gone.
+    let token = first.token(&dir.0, "ann");
+    let mut ann = Client::connect(&first, &token);
+    ann.send(&json!({"type": "join_room", "roomId": "r"}));
+    ann.next("user_joined");
+    std::thread::sleep(Duration::from_millis(300));
+    first.signal(libc::SIGKILL);
+    first.wait();
+    let began = Instant::now();
+    let mut second = Node::from(&mut on_redis(&dir.0, redis.port, "n1"));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // What it left is cleared up by the successor.
+    let deadline = Instant::now() + PATIENCE;
+    let keys = || redis::cmd("KEYS").arg("*presence:ann*").query::<Vec<String>>(&mut redis.connect()).expect("keys");
+    while !keys().is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", keys());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let mut bob = Client::connect(&second, &token);
+    bob.send(&json!({"type": "join_room", "roomId": "r"}));
+    bob.next("room_history");
+    bob.send(&json!({"type": "members", "roomId": "r"}));
+    assert_eq!(bob.next("members")["count"], 1);
+    let (status, body) = second.get("/metrics");
+    assert!(status == 200 && body.contains("roomwire_cluster_nodes 1"), "{body}");
+    // One that ends in order leaves no lease behind.
+    second.signal(libc::SIGTERM);
+    second.wait();
+    let leases: Vec<String> = redis::cmd("HKEYS").arg("rw:{nodes}:leases").query(&mut redis.connect()).expect("a hash");
+    assert_eq!(leases, [""; 0]);
+}

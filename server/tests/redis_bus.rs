@@ -36,6 +36,7 @@ fn config(port: u16) -> RedisConfig {
         is_sharded: false,
         timeout: Duration::from_secs(1),
         from: Arc::from("n1.abc"),
+        card: None,
         content_bytes_max: 1_000,
     }
 }
@@ -102,6 +103,7 @@ impl Driver {
             match told {
                 Told::Reply(reply) => self.replies.push_back(reply),
                 Told::Event(event) => self.events.push_back(event),
+                Told::ClusterReply(_) | Told::ClusterEvent(_) => {}
             }
         }
         self.bus.flush();

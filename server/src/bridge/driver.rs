@@ -37,6 +37,9 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// How often the node's vitals are told.
 const LOOK_EVERY_US: u64 = 500_000;
 
+/// How long the other nodes may take to hear that this one ends.
+const FAREWELL_MAX: Duration = Duration::from_millis(500);
+
 /// The bridge thread's state.
 pub(super) struct Driver {
     bridge: Bridge,
@@ -181,6 +184,9 @@ impl Driver {
                 self.take_ask(clock::now(), ask);
             }
         }
+        if let Bus::Redis(bus) = &self.bus {
+            let _ = tokio::time::timeout(FAREWELL_MAX, bus.leave()).await;
+        }
         // Dropping the store ends its threads after a last sync.
         self.mesh.flush();
     }
@@ -306,6 +312,8 @@ impl Driver {
             match told {
                 Told::Reply(reply) => self.decide(now, BridgeEvent::BusReply(reply)),
                 Told::Event(event) => self.decide(now, BridgeEvent::BusEvent(event)),
+                Told::ClusterReply(reply) => self.decide(now, BridgeEvent::ClusterReply(reply)),
+                Told::ClusterEvent(event) => self.decide(now, BridgeEvent::ClusterEvent(event)),
             }
         }
         self.bus_told = told;
@@ -346,6 +354,7 @@ impl Driver {
                 Bus::Local(_) => BusFigures::default(),
                 Bus::Redis(bus) => bus.figures(),
             },
+            cluster: self.bridge.cluster_stats().cloned(),
             turns_total: self.turns_total,
             busy_us_total: self.busy_us_total,
         }
@@ -373,7 +382,10 @@ impl Driver {
             BridgeEffect::Shard(shard, message) => self.mesh.send(shard, message),
             BridgeEffect::Bus(request) => self.ask_bus(now, request),
             // Only a node in a cluster asks, and its bus is not the local one.
-            BridgeEffect::Cluster(request) => self.decide(now, BridgeEvent::ClusterReply(request.unanswered())),
+            BridgeEffect::Cluster(request) => match &mut self.bus {
+                Bus::Local(_) => self.decide(now, BridgeEvent::ClusterReply(request.unanswered())),
+                Bus::Redis(bus) => bus.ask_cluster(request),
+            },
             BridgeEffect::Store(request) => self.store.send(request),
             BridgeEffect::Answer { call, answer } => {
                 if let Some(asker) = self.calls.remove(&call) {
@@ -386,7 +398,7 @@ impl Driver {
                 }
             }
             BridgeEffect::Evicted { by } => {
-                tracing::error!(%by, "another process has taken this node's id (`node.id`) while this one was silent: it stops");
+                tracing::error!("this node cannot go on: {by}");
                 self.finished = true;
             }
             BridgeEffect::Finished => self.finished = true,

@@ -2,7 +2,7 @@
 
 use crate::bus::BusFigures;
 use crate::store::StoreFigures;
-use roomwire_engine::bridge::BridgeStats;
+use roomwire_engine::bridge::{BridgeStats, ClusterStats};
 use roomwire_engine::stats::ShardStats;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -131,6 +131,8 @@ pub struct NodeFigures {
     pub store: Arc<StoreFigures>,
     /// The bus's.
     pub bus: BusFigures,
+    /// Of the node among others; `None` on a node of its own.
+    pub cluster: Option<ClusterStats>,
     /// Turns of the bridge thread.
     pub turns_total: u64,
     /// Microseconds that the bridge thread was not asleep.

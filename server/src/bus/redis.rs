@@ -7,7 +7,7 @@
 //! `Failed`.
 //!
 //! Reading order: this file, `order`, `commands` with `scripts` and `lua/`, `link`, `subscriber` with `payload` and
-//! `vouch`, `connect` and `config`, `cluster`, `shared`.
+//! `vouch`, `connect` and `config`, `cluster`, `shared`; `presence` beside them, on connections of its own.
 
 mod cluster;
 pub mod commands;
@@ -16,12 +16,14 @@ mod connect;
 mod link;
 mod order;
 pub mod payload;
+mod presence;
 pub mod scripts;
 mod shared;
 mod subscriber;
 mod vouch;
 
 pub use config::{Address, Login, RedisConfig, Servers};
+pub use presence::NodeCard;
 
 use crate::bus::BusFigures;
 use cluster::{Range, SLOTS};
@@ -30,7 +32,9 @@ use connect::ConnectError;
 use connect::Session;
 use link::{Call, Link, Target};
 use order::{CallId, Order, Step};
+use presence::Presence;
 use roomwire_engine::bus::{BusEvent, BusReply, BusRequest};
+use roomwire_engine::cluster::{ClusterEvent, ClusterReply, ClusterRequest};
 use roomwire_engine::names::RoomId;
 use shared::{Inward, Shared};
 use std::collections::{HashSet, VecDeque};
@@ -52,6 +56,10 @@ pub enum Told {
     Reply(BusReply),
     /// An event.
     Event(BusEvent),
+    /// A reply on who is where.
+    ClusterReply(ClusterReply),
+    /// An event on who is where.
+    ClusterEvent(ClusterEvent),
 }
 
 /// One server, and the connections to it.
@@ -80,6 +88,8 @@ pub struct RedisBus {
     subscriber: Option<Subscriber>,
     /// The rooms that are listened to, where channels are sharded: they move with their slots.
     listened: HashSet<RoomId>,
+    /// Who is where, on a connection of its own.
+    presence: Option<Presence>,
     inward: mpsc::Receiver<Inward>,
     /// To be sent at the turn's end.
     outgoing: Vec<Call>,
@@ -106,6 +116,7 @@ impl RedisBus {
             routes: Vec::new(),
             subscriber: None,
             listened: HashSet::new(),
+            presence: None,
             inward,
             outgoing: Vec::new(),
             told: VecDeque::new(),
@@ -121,13 +132,14 @@ impl RedisBus {
 
     /// One server, or the one that the Sentinels name.
     async fn start_master(&mut self) -> Result<(), String> {
-        let (address, _) = watch::channel(None);
+        let (address, address_moves) = watch::channel(None);
         let target = Target::Master(address.clone());
         let session = self.tried(link::connect(&self.shared, &target).await)?;
         if matches!(self.shared.config.servers, Servers::Sentinel { .. }) {
             tokio::spawn(connect::follow_sentinels(Arc::clone(&self.shared), address));
         }
         self.subscriber = Some(Subscriber::start(Arc::clone(&self.shared), &target));
+        self.start_presence(Some(address_moves)).await?;
         let link = Link::start(Arc::clone(&self.shared), session, target);
         self.servers.push(Server { address: None, link, subscriber: None });
         Ok(())
@@ -150,6 +162,13 @@ impl RedisBus {
             self.subscriber = Some(Subscriber::start(Arc::clone(&self.shared), &Target::Master(place)));
         }
         tokio::spawn(cluster::follow(Arc::clone(&self.shared), ranges));
+        self.start_presence(None).await
+    }
+
+    async fn start_presence(&mut self, place: Option<watch::Receiver<Option<Address>>>) -> Result<(), String> {
+        if let Some(card) = self.shared.config.card.clone() {
+            self.presence = Some(Presence::start(Arc::clone(&self.shared), card, place).await?);
+        }
         Ok(())
     }
 
@@ -238,6 +257,22 @@ impl RedisBus {
         }
         self.take(&mut steps);
         self.steps = steps;
+    }
+
+    /// Takes a request on who is where; it leaves at once.
+    pub fn ask_cluster(&mut self, request: ClusterRequest) {
+        let refused = match &self.presence {
+            Some(presence) => presence.ask(request).err(),
+            None => Some(request.unanswered()),
+        };
+        self.told.extend(refused.map(Told::ClusterReply));
+    }
+
+    /// The node ends: the others are told, so that they need not wait.
+    pub async fn leave(&self) {
+        if let Some(presence) = &self.presence {
+            presence.leave().await;
+        }
     }
 
     /// Sends what the turn asked: one pipeline for each server.
@@ -331,6 +366,8 @@ impl RedisBus {
                 self.route(&ranges);
                 self.listen_anew();
             }
+            Inward::Cluster(reply) => self.told.push_back(Told::ClusterReply(reply)),
+            Inward::ClusterEvent(event) => self.told.push_back(Told::ClusterEvent(event)),
         }
         self.take(&mut steps);
         self.steps = steps;

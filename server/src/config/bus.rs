@@ -68,6 +68,7 @@ pub(super) fn resolve(config: &Config, problems: &mut Problems) -> Option<RedisC
         is_sharded: redis.sharded,
         timeout: Duration::from_millis(u64::from(redis.timeout_ms)),
         from: Arc::default(),
+        card: None,
         content_bytes_max: config.limits.content_bytes_max,
     })
 }

@@ -127,6 +127,7 @@ impl Collector for Scrape {
         self.shards(&mut writer)?;
         self.bridge(&mut writer)?;
         self.store(&mut writer)?;
+        self.cluster(&mut writer)?;
         self.bus(&mut writer)
     }
 }
@@ -260,6 +261,38 @@ impl Scrape {
         )?;
         writer.seconds("store_commit_seconds", "One group commit, its fsync included", &store.commit_us)
     }
+    fn cluster(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let Some(cluster) = &self.figures.cluster else { return Ok(()) };
+        writer.gauge("cluster_nodes", "Nodes alive on this Redis", cluster.nodes_now)?;
+        writer.gauge("cluster_away", "1 while nothing can be said to the other nodes", u64::from(cluster.away_now))?;
+        let help = "How far the clock of the Redis machine is ahead of this one's";
+        let ahead = cluster.clock_ahead_ms_now as f64 / 1_000.0;
+        writer
+            .0
+            .encode_descriptor("cluster_clock_ahead_seconds", help, None, MetricType::Gauge)?
+            .encode_gauge(&ahead)?;
+        writer.gauge("cluster_changes_waiting", "Changes on their way to Redis", cluster.changes_waiting_now)?;
+        writer.gauge("cluster_watched_users", "Users watched by clients here", cluster.watched_users_now)?;
+        let changes = [("users", cluster.user_changes_total), ("members", cluster.member_changes_total)];
+        let series = changes.into_iter().map(|(of, value)| (vec![("of", of)], value));
+        writer.counters("cluster_changes", "Users and members who came or went here", series)?;
+        let help = "Users and members announced again, so that nothing runs out or after a loss";
+        writer.counter("cluster_announced_again", help, cluster.announced_again_total)?;
+        writer.counter(
+            "cluster_lives",
+            "Times that all was announced anew, the start included",
+            cluster.lives_total,
+        )?;
+        writer.counter(
+            "cluster_nodes_reaped",
+            "Dead nodes that this one cleared up after",
+            cluster.nodes_reaped_total,
+        )?;
+        let reaped = [("users", cluster.users_reaped_total), ("members", cluster.members_reaped_total)];
+        let series = reaped.into_iter().map(|(of, value)| (vec![("of", of)], value));
+        writer.counters("cluster_reaped", "Users and members of dead nodes that this one removed", series)
+    }
+
     fn bus(&self, writer: &mut Writer<'_>) -> fmt::Result {
         let bus = &self.figures.bus;
         if !bus.is_remote {

@@ -76,6 +76,7 @@ fn figures() -> NodeFigures {
         },
         store: Arc::new(StoreFigures::default()),
         bus: BusFigures::default(),
+        cluster: None,
         turns_total: 9,
         busy_us_total: 10,
     }

@@ -1,5 +1,6 @@
 //! How to reach Redis, resolved from the configuration.
 
+use super::presence::NodeCard;
 use crate::config::Secret;
 use std::fmt;
 use std::sync::Arc;
@@ -88,6 +89,8 @@ pub struct RedisConfig {
     pub timeout: Duration,
     /// This node as others see it on the bus: node id and boot.
     pub from: Arc<str>,
+    /// Who this node is to the others; without it the bus carries rooms only.
+    pub card: Option<NodeCard>,
     /// The most bytes of a message's content; 0 means no limit.
     pub content_bytes_max: u32,
 }

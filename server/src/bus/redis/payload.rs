@@ -8,8 +8,11 @@ use super::commands::CONTROL_CHANNEL;
 use super::vouch::vouched;
 use bytes::Bytes;
 use roomwire_engine::bus::BusEvent;
-use roomwire_engine::names::RoomId;
+use roomwire_engine::cluster::ClusterEvent;
+use roomwire_engine::names::{RoomId, UserId};
+use roomwire_wire::id::is_user_id;
 use serde::Deserialize;
+use std::borrow::Cow;
 
 /// Bytes that a payload may have beyond the content of a message.
 pub const PAYLOAD_REST_BYTES_MAX: usize = 4 * 1024;
@@ -67,6 +70,33 @@ struct Control {
     generation: u64,
     base: u64,
     void: Option<u64>,
+}
+
+/// What other software and the nodes say of users.
+#[derive(Deserialize)]
+struct Presence<'p> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'p, str>,
+    #[serde(borrow, rename = "userId")]
+    user: Cow<'p, str>,
+}
+
+/// The most bytes of what is said of a user.
+const PRESENCE_BYTES_MAX: usize = 1_024;
+
+/// What came on the channel of users; `None` for anything else than a user's coming or going.
+#[must_use]
+pub fn presence(payload: &[u8]) -> Option<ClusterEvent> {
+    if payload.len() > PRESENCE_BYTES_MAX {
+        return None;
+    }
+    let said: Presence<'_> = serde_json::from_slice(payload).ok()?;
+    let online = match &*said.kind {
+        "user_online" => true,
+        "user_offline" => false,
+        _ => return None,
+    };
+    is_user_id(&said.user).then(|| ClusterEvent::Presence { user: UserId::new(&said.user), online })
 }
 
 impl Judge {

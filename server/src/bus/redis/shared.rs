@@ -8,6 +8,7 @@ use super::order::CallId;
 use super::payload::{Judge, own_tail};
 use crate::bus::{BusFigures, BusState};
 use roomwire_engine::bus::{BusEvent, BusReply};
+use roomwire_engine::cluster::{ClusterEvent, ClusterReply};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,6 +29,10 @@ pub(super) enum Inward {
     Event(BusEvent),
     /// The masters of the cluster, and their slots.
     Topology(Vec<Range>),
+    /// An answer on who is where.
+    Cluster(ClusterReply),
+    /// Something heard on who is where.
+    ClusterEvent(ClusterEvent),
 }
 
 /// See the file's head.

@@ -10,7 +10,8 @@ use super::commands::CONTROL_CHANNEL;
 use super::config::Address;
 use super::connect::{ConnectError, master, open, text};
 use super::link::{Target, moved};
-use super::payload::Dropped;
+use super::payload::{Dropped, presence};
+use super::presence::PRESENCE_CHANNEL;
 use super::shared::{Inward, Shared, back_off};
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, PushInfo, PushKind, RedisError, Value};
@@ -285,6 +286,9 @@ impl Task {
         self.rooms.values_mut().for_each(|room| room.stage = Stage::Wanted);
         let mut control = Pipeline::new();
         control.cmd("SUBSCRIBE").arg(CONTROL_CHANNEL);
+        if self.shared.config.card.is_some() {
+            control.cmd("SUBSCRIBE").arg(PRESENCE_CHANNEL);
+        }
         self.ask(connection, control, heard).await?;
         self.subscribe_wanted(connection, heard).await
     }
@@ -408,6 +412,15 @@ impl Task {
         let shared = Arc::clone(&self.shared);
         let key = shared.key().unwrap_or_default();
         shared.count(|figures| figures.events_total += 1);
+        if channel == PRESENCE_CHANNEL {
+            return match presence(&payload) {
+                Some(event) => self.tell(Inward::ClusterEvent(event)).await,
+                None => {
+                    shared.count(|figures| figures.dropped_no_object_total += 1);
+                    Ok(())
+                }
+            };
+        }
         let judged = if channel == CONTROL_CHANNEL {
             shared.judge.control(&key, &payload)
         } else {
