@@ -444,6 +444,10 @@ impl Bridge {
             | BusEvent::Ephemeral { room, .. }
             | BusEvent::Control { room, .. }
             | BusEvent::Doubt { room } => room,
+            BusEvent::Works => {
+                self.shared.bus_works();
+                return;
+            }
             BusEvent::Lost => {
                 self.with_cluster(now, effects, |cluster, out| cluster.lost(out));
                 let mut all: Vec<RoomId> = self.rooms.keys().cloned().collect();

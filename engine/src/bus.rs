@@ -284,6 +284,8 @@ pub enum BusEvent {
     },
     /// The subscription was lost and made again: look at the head of every room.
     Lost,
+    /// After a break requests can be asked again: nobody needs to find out by asking.
+    Works,
 }
 
 impl BusRequest {

@@ -185,8 +185,8 @@ fn bridge_config(settings: &Settings) -> Result<BridgeConfig, Failure> {
         publish_ms_max: bridge.publish_ms_max,
         page_bytes_max: bridge.page_bytes_max,
         recent_bytes_max: bridge.recent_bytes_max,
-        bus_log: false,
-        strict: false,
+        bus_log: settings.redis.is_some(),
+        strict: settings.config.bus.strict,
     })
 }
 

@@ -124,10 +124,10 @@ impl Driver {
         self.until("a reply", |driver| driver.replies.pop_front())
     }
 
-    /// The next event apart from hints of generations.
+    /// The next event apart from hints of generations and of the connection.
     fn event(&mut self) -> BusEvent {
         self.until("an event", |driver| {
-            driver.events.pop_front().filter(|event| !matches!(event, BusEvent::Control { .. }))
+            driver.events.pop_front().filter(|event| !matches!(event, BusEvent::Control { .. } | BusEvent::Works))
         })
     }
 

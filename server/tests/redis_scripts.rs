@@ -10,6 +10,7 @@ use roomwire_engine::bus::{
     PENDING_MESSAGES_MAX, PublishItem, SequenceItem, Sequenced, Voiding,
 };
 use roomwire_engine::names::{RoomId, UserId};
+use roomwire_engine::store::From;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -382,6 +383,49 @@ fn the_log_keeps_the_last_256_and_knows_its_floor() {
     world.one("large", 1);
     assert_eq!(world.publish(vec![large]), [true]);
     assert_eq!(world.raw::<u64>("HGET rw:{r:1}:h lf"), 401, "what is too large for the log raises its floor");
+}
+
+#[test]
+fn the_log_gives_pages_from_either_end_with_their_readers() {
+    let mut world = World::live(1, 100);
+    let chat = |seq: u64| {
+        format!(
+            r#"{{"type":"chat_message","messageId":"m{seq}","roomId":"r:1","userId":"ada","username":"Ada","content":"no {seq}","timestamp":5,"seq":{seq},"epoch":1}}"#
+        )
+    };
+    for seq in 101..=110 {
+        world.one(&format!("c{seq}"), seq);
+        let mut item = publish_item(1, seq, &format!("c{seq}"), seq);
+        item.payload = chat(seq).into_bytes().into();
+        assert_eq!(world.publish(vec![item]), [true]);
+    }
+    let read = |world: &mut World, generation, seq, user| {
+        let request = BusRequest::LogRead { room: room(), generation, seq, user: UserId::new(user) };
+        let (_, command) = command(&world.dialect, KEY, &request).expect("a command");
+        world.connection.req_command(&command).expect("an answer");
+    };
+    for (generation, seq, user) in [(1, 109, "bob"), (1, 109, "bo"), (1, 109, "bob"), (2, 110, "bob"), (1, 999, "bob")]
+    {
+        read(&mut world, generation, seq, user);
+    }
+    let mut page =
+        |after, before, limit, from| match world.ask(&BusRequest::Log { room: room(), after, before, limit, from }) {
+            BusReply::Log { log, .. } => {
+                assert_eq!((log.generation, log.floor), (1, 100));
+                let seqs: Vec<u64> = log.rows.iter().map(|read| read.row.seq).collect();
+                (seqs, log.cut, log.rows)
+            }
+            other => panic!("{other:?}"),
+        };
+    let (seqs, cut, rows) = page(0, 1 << 50, 3, From::Newest);
+    assert_eq!((seqs, cut), (vec![108, 109, 110], true));
+    assert_eq!(rows[1].read_by, ["bob", "bo"].map(Box::<str>::from));
+    assert!(rows[2].read_by.is_empty() && &rows[2].row.content[..] == b"no 110");
+    assert_eq!(page(103, 107, 10, From::Oldest).0, [104, 105, 106]);
+    let (seqs, cut, _) = page(100, 1 << 50, 10, From::Oldest);
+    assert_eq!((seqs.len(), cut), (10, false));
+    assert_eq!(page(100, 105, 2, From::Oldest).0, [101, 102]);
+    assert!(page(110, 111, 5, From::Newest).0.is_empty());
 }
 
 #[test]

@@ -254,7 +254,7 @@ impl Room {
                     self.hold(seq, Held { generation, payload: None, received_us: 0 });
                 }
             }
-            BusEvent::Ephemeral { .. } | BusEvent::Doubt { .. } | BusEvent::Lost => {}
+            BusEvent::Ephemeral { .. } | BusEvent::Doubt { .. } | BusEvent::Lost | BusEvent::Works => {}
         }
         self.drain_hold(turn);
     }

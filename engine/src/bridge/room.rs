@@ -212,6 +212,7 @@ impl Room {
             BusEvent::Ephemeral { payload, .. } => self.tell_members(turn, &payload),
             BusEvent::Doubt { .. } => self.doubt(turn),
             BusEvent::Lost => self.want_head(),
+            BusEvent::Works => {}
         }
     }
 

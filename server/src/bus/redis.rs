@@ -46,6 +46,8 @@ use tokio::sync::{mpsc, watch};
 const REQUESTS_MAX: usize = 65_536;
 /// The most commands of one pipeline.
 const PIPELINE_COMMANDS_MAX: usize = 512;
+/// The most requests that are kept until there is a connection.
+const KEPT_REQUESTS_MAX: usize = 16_384;
 /// The most entries on the lane to the bridge.
 const INWARD_MAX: usize = 4_096;
 
@@ -93,6 +95,8 @@ pub struct RedisBus {
     inward: mpsc::Receiver<Inward>,
     /// To be sent at the turn's end.
     outgoing: Vec<Call>,
+    /// To be sent once there is a connection: receipts for the log.
+    kept: VecDeque<BusRequest>,
     /// To be given to the bridge.
     told: VecDeque<Told>,
     /// Kept between calls for its memory.
@@ -119,6 +123,7 @@ impl RedisBus {
             presence: None,
             inward,
             outgoing: Vec::new(),
+            kept: VecDeque::new(),
             told: VecDeque::new(),
             steps: Vec::new(),
         };
@@ -277,6 +282,13 @@ impl RedisBus {
 
     /// Sends what the turn asked: one pipeline for each server.
     pub fn flush(&mut self) {
+        while let Some(request) = self.kept.pop_front() {
+            if !self.server_of(request.room()).is_some_and(|server| server.link.is_up()) {
+                self.kept.push_front(request);
+                break;
+            }
+            self.ask(request);
+        }
         let mut outgoing = std::mem::take(&mut self.outgoing);
         if self.routes.is_empty() {
             self.send(0, outgoing);
@@ -301,6 +313,7 @@ impl RedisBus {
             };
             if let Err(batch) = sent {
                 for Call { id, asked, .. } in batch {
+                    self.keep(asked.again());
                     self.refuse(id, asked.room);
                 }
             }
@@ -362,6 +375,7 @@ impl RedisBus {
                 }
             }
             Inward::Event(event) => self.told.push_back(Told::Event(event)),
+            Inward::Again(requests) => self.keep(requests),
             Inward::Topology(ranges) => {
                 self.route(&ranges);
                 self.listen_anew();
@@ -381,11 +395,15 @@ impl RedisBus {
                     let command = key.as_deref().and_then(|key| command(&self.shared.dialect, key, &request));
                     match command {
                         Some((kind, command)) => {
-                            let id = if kind == Kind::Ephemeral { 0 } else { id };
+                            let id = if matches!(kind, Kind::Ephemeral | Kind::LogRead { .. }) { 0 } else { id };
                             let asked = Asked { room: request.room().clone(), kind };
                             self.outgoing.push(Call { id, asked, command });
                         }
-                        None => self.refuse(id, request.room().clone()),
+                        None => {
+                            let room = request.room().clone();
+                            self.keep([request]);
+                            self.refuse(id, room);
+                        }
                     }
                 }
                 Step::Subscribe(room) => {
@@ -418,6 +436,12 @@ impl RedisBus {
 
     fn retry_after_ms(&self, room: &RoomId) -> u32 {
         self.server_of(room).map_or(500, |server| server.link.retry_after_ms())
+    }
+
+    /// Keeps what must not be lost; where too much is kept, the oldest goes: only the log of a room lacks a reader then.
+    fn keep(&mut self, requests: impl IntoIterator<Item = BusRequest>) {
+        self.kept.extend(requests.into_iter().filter(|request| matches!(request, BusRequest::LogRead { .. })));
+        self.kept.drain(..self.kept.len().saturating_sub(KEPT_REQUESTS_MAX));
     }
 
     /// A call that cannot be sent now.

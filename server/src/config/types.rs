@@ -225,6 +225,9 @@ pub struct Bus {
     /// `local`: the node stands alone. `redis`: it shares its rooms with other nodes through Redis 7.0 or later, or Valkey.
     /// `REDIS_HOST` in the environment makes it `redis` too.
     pub kind: BusKind,
+    /// Whether each batch of messages costs one more read of the store, which closes the gap that a split Redis leaves: without it,
+    /// messages acknowledged by an old master that was cut off, while a new one served other nodes, can be lost.
+    pub strict: bool,
     /// Redis or Valkey, with `bus.kind = "redis"`.
     pub redis: Redis,
 }

@@ -1,12 +1,15 @@
 //! Each request of the contract as one command, and Redis's answer as the contract's reply.
 
+use super::connect::text;
 use super::payload::signed;
 use super::scripts::Script;
 use redis::{Cmd, Value, cmd};
 use roomwire_engine::bus::{
-    Begun, BusReply, BusRequest, DedupeEntry, DedupeKey, Finished, Head, PublishItem, SequenceItem, Sequenced, Voiding,
+    Begun, BusReply, BusRequest, DedupeEntry, DedupeKey, Finished, Head, LogPage, PublishItem, SequenceItem, Sequenced,
+    Voiding, row_of_payload,
 };
-use roomwire_engine::names::RoomId;
+use roomwire_engine::names::{RoomId, UserId};
+use roomwire_engine::store::{From, ReadRow};
 
 /// The channel of hints that every node hears.
 pub const CONTROL_CHANNEL: &str = "rw:ctl";
@@ -50,8 +53,16 @@ pub struct Asked {
     pub kind: Kind,
 }
 
+impl Asked {
+    /// The request once more, if it has no answer and must not be lost.
+    pub(super) fn again(&self) -> Option<BusRequest> {
+        let Kind::LogRead { generation, seq, user } = &self.kind else { return None };
+        Some(BusRequest::LogRead { room: self.room.clone(), generation: *generation, seq: *seq, user: user.clone() })
+    }
+}
+
 /// The kind of a request, with what its reply repeats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "named after `BusRequest`; a count is that of the items")]
 pub enum Kind {
     Sequence(usize),
@@ -63,6 +74,8 @@ pub enum Kind {
     Finish,
     Retire,
     Ephemeral,
+    Log,
+    LogRead { generation: u64, seq: u64, user: UserId },
 }
 
 /// A request as a command. `key` is what the nodes vouch with. `None` for what is not sent here, or cannot be sent.
@@ -106,10 +119,18 @@ pub fn command(dialect: &Dialect, key: &str, request: &BusRequest) -> Option<(Ki
             publish.arg(dialect.channel(room)).arg(signed(payload, &dialect.own_tail)?);
             (Kind::Ephemeral, publish)
         }
-        BusRequest::Subscribe { .. }
-        | BusRequest::Unsubscribe { .. }
-        | BusRequest::Log { .. }
-        | BusRequest::LogRead { .. } => return None,
+        BusRequest::Log { after, before, limit, from, .. } => {
+            let mut call = Script::Log.call(room);
+            let from = if *from == From::Oldest { "oldest" } else { "newest" };
+            call.arg(after).arg(before).arg(limit).arg(from);
+            (Kind::Log, call)
+        }
+        BusRequest::LogRead { generation, seq, user, .. } => {
+            let mut call = Script::LogRead.call(room);
+            call.arg(generation).arg(seq).arg(&**user);
+            (Kind::LogRead { generation: *generation, seq: *seq, user: user.clone() }, call)
+        }
+        BusRequest::Subscribe { .. } | BusRequest::Unsubscribe { .. } => return None,
     })
 }
 
@@ -147,14 +168,14 @@ pub fn reply(asked: &Asked, value: &Value) -> Option<BusReply> {
     if word == Some("NEED_INIT") {
         return Some(BusReply::NeedInit { room });
     }
-    Some(match asked.kind {
+    Some(match &asked.kind {
         Kind::Sequence(count) => {
             let answers = list(value)?.iter().map(sequenced).collect::<Option<Vec<_>>>()?;
-            (answers.len() == count).then_some(BusReply::Sequenced { room, answers })?
+            (answers.len() == *count).then_some(BusReply::Sequenced { room, answers })?
         }
         Kind::Publish(count) => {
             let answers = list(value)?.iter().map(|answer| Some(number(answer)? == 1)).collect::<Option<Vec<_>>>()?;
-            (answers.len() == count).then_some(BusReply::Published { room, answers })?
+            (answers.len() == *count).then_some(BusReply::Published { room, answers })?
         }
         Kind::Void1 { seq } => {
             let answer = match word? {
@@ -164,7 +185,7 @@ pub fn reply(asked: &Asked, value: &Value) -> Option<BusReply> {
                 "WAIT" => Voiding::Wait,
                 _ => return None,
             };
-            BusReply::Voiding { room, seq, answer }
+            BusReply::Voiding { room, seq: *seq, answer }
         }
         Kind::Void2 { seq } => {
             let applied = match word? {
@@ -172,7 +193,7 @@ pub fn reply(asked: &Asked, value: &Value) -> Option<BusReply> {
                 "GONE" => false,
                 _ => return None,
             };
-            BusReply::Voided { room, seq, applied }
+            BusReply::Voided { room, seq: *seq, applied }
         }
         Kind::Head => BusReply::Head { room, head: head(value)? },
         Kind::Begin => {
@@ -194,8 +215,24 @@ pub fn reply(asked: &Asked, value: &Value) -> Option<BusReply> {
             BusReply::Finished { room, answer }
         }
         Kind::Retire => (word? == "OK").then_some(BusReply::Retired { room })?,
-        Kind::Ephemeral => return None,
+        Kind::Log => {
+            let log = Box::new(log(&asked.room, list(value)?)?);
+            BusReply::Log { room, log }
+        }
+        Kind::Ephemeral | Kind::LogRead { .. } => return None,
     })
+}
+
+/// A page of the log. An entry that is no message of the room makes all of it worthless: the store has the truth.
+fn log(room: &RoomId, values: &[Value]) -> Option<LogPage> {
+    let [generation, floor, cut, entries @ ..] = values else { return None };
+    let row = |entry: &[Value]| {
+        let [Value::BulkString(payload), readers] = entry else { return None };
+        let read_by = text(readers)?.split(' ').filter(|reader| !reader.is_empty()).map(Box::from).collect();
+        Some(ReadRow { row: row_of_payload(room, payload)?, read_by })
+    };
+    let rows = entries.chunks(2).map(row).collect::<Option<Vec<_>>>()?;
+    Some(LogPage { generation: number(generation)?, floor: number(floor)?, rows, cut: number(cut)? == 1 })
 }
 
 fn list(value: &Value) -> Option<&[Value]> {

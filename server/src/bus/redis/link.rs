@@ -13,7 +13,7 @@ use super::order::CallId;
 use super::shared::{Inward, Shared, back_off};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisError, ServerError, Value};
-use roomwire_engine::bus::BusReply;
+use roomwire_engine::bus::{BusEvent, BusReply, BusRequest};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -144,6 +144,7 @@ struct Flight {
 impl Task {
     async fn run(mut self, mut first: Option<Session>) {
         let mut failures = 0;
+        let mut has_broken = first.is_none();
         loop {
             let connected = match first.take() {
                 Some(session) => Ok(session),
@@ -153,6 +154,9 @@ impl Task {
                 Ok(session) => {
                     failures = 0;
                     self.up(&session.address);
+                    if std::mem::replace(&mut has_broken, true) {
+                        let _ = self.shared.inward.send(Inward::Event(BusEvent::Works)).await;
+                    }
                     match self.serve(session).await {
                         End::Closed => return,
                         End::Lost(cause) => cause,
@@ -200,6 +204,10 @@ impl Task {
     async fn fail(&self, calls: Vec<(CallId, Asked)>) {
         let retry_after_ms = self.state.retry_ms.load(Ordering::Relaxed).max(100);
         self.shared.count(|figures| figures.failures_total += calls.len() as u64);
+        let again: Vec<BusRequest> = calls.iter().filter_map(|(_, asked)| asked.again()).collect();
+        if !again.is_empty() {
+            let _ = self.shared.inward.send(Inward::Again(again)).await;
+        }
         let failed = |(id, asked): (CallId, Asked)| (id, BusReply::Failed { room: asked.room, retry_after_ms });
         self.answer(calls.into_iter().map(failed).collect()).await;
     }
@@ -327,7 +335,7 @@ impl Task {
         let mut failures = 0;
         let mut answers = Vec::with_capacity(calls.len());
         for ((id, asked), value) in calls.into_iter().zip(values) {
-            if asked.kind == Kind::Ephemeral {
+            if matches!(asked.kind, Kind::Ephemeral | Kind::LogRead { .. }) {
                 continue;
             }
             let answer = reply(&asked, &value).unwrap_or_else(|| {

@@ -18,12 +18,14 @@ pub enum Script {
     Begin,
     Finish,
     Retire,
+    Log,
+    LogRead,
     Check,
 }
 
 impl Script {
     /// Every script.
-    pub const ALL: [Script; 9] = [
+    pub const ALL: [Script; 11] = [
         Script::Sequence,
         Script::Publish,
         Script::Void1,
@@ -32,6 +34,8 @@ impl Script {
         Script::Begin,
         Script::Finish,
         Script::Retire,
+        Script::Log,
+        Script::LogRead,
         Script::Check,
     ];
 
@@ -45,6 +49,8 @@ impl Script {
             Script::Begin => include_str!("lua/begin.lua"),
             Script::Finish => include_str!("lua/finish.lua"),
             Script::Retire => include_str!("lua/retire.lua"),
+            Script::Log => include_str!("lua/log.lua"),
+            Script::LogRead => include_str!("lua/logread.lua"),
             Script::Check => include_str!("lua/check.lua"),
         }
     }

@@ -7,7 +7,7 @@ use super::config::{Address, RedisConfig, Servers};
 use super::order::CallId;
 use super::payload::{Judge, own_tail};
 use crate::bus::{BusFigures, BusState};
-use roomwire_engine::bus::{BusEvent, BusReply};
+use roomwire_engine::bus::{BusEvent, BusReply, BusRequest};
 use roomwire_engine::cluster::{ClusterEvent, ClusterReply};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,8 @@ pub(super) enum Inward {
     Subscribed(Vec<BusReply>),
     /// Something heard.
     Event(BusEvent),
+    /// Requests without an answer that may not have been carried out, and may be repeated.
+    Again(Vec<BusRequest>),
     /// The masters of the cluster, and their slots.
     Topology(Vec<Range>),
     /// An answer on who is where.
