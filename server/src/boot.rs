@@ -11,11 +11,13 @@ use crate::bus::BusConfig;
 use crate::bus::redis::{NodeCard, RedisConfig};
 use crate::cli::Failure;
 use crate::config::settings::descriptor_limit;
-use crate::config::types::{Fsync, Reject};
+use crate::config::types::{Fsync, Reject, StoreKind};
 use crate::config::{Secret, Settings};
 use crate::http::{Dev, HttpConfig};
 use crate::signals::{Signal, Signals};
-use crate::store::embedded::{self, EmbeddedConfig, OpenError};
+use crate::store::cql::{self, CqlConfig};
+use crate::store::embedded::{self, EmbeddedConfig};
+use crate::store::{OpenError, StoreConfig};
 use crate::systemd::Manager;
 use roomwire_engine::bridge::BridgeConfig;
 use roomwire_engine::limits::EngineConfig;
@@ -26,6 +28,7 @@ use roomwire_shard::run::{ShardConfig, ShardHandle};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -89,9 +92,14 @@ fn start(settings: &Settings, secret: &Secret, echo: bool) -> Result<(BridgeHand
 /// What will not be better at the next try is the operator's: 78.
 fn start_failure(error: StartError) -> Failure {
     match error {
-        StartError::Store(OpenError::Newer { .. } | OpenError::NotOurs { .. } | OpenError::Damaged { .. }) => {
-            Failure::config(error.to_string())
-        }
+        StartError::Store(
+            OpenError::Embedded(
+                embedded::OpenError::Newer { .. }
+                | embedded::OpenError::NotOurs { .. }
+                | embedded::OpenError::Damaged { .. },
+            )
+            | OpenError::Cql(cql::OpenError::Refused(_)),
+        ) => Failure::config(error.to_string()),
         StartError::Bus(text) => Failure::config(text),
         StartError::Http { addr, error } if error.kind() == io::ErrorKind::AddrInUse => {
             Failure::runtime(taken("http.addr", addr))
@@ -203,11 +211,42 @@ fn bus_config(settings: &Settings, boot: u64) -> BusConfig {
 
 /// Which store this is, for the other nodes: those of one cluster share one. Two embedded stores are never the same.
 fn store_name(settings: &Settings) -> String {
-    let data_dir = settings.data_dir.canonicalize().unwrap_or_else(|_| settings.data_dir.clone());
-    format!("embedded of {} in {}", settings.node, data_dir.display())
+    match settings.config.store.kind {
+        StoreKind::Cql => format!("cql, keyspace {}", settings.config.store.cql.keyspace),
+        StoreKind::Embedded => {
+            let data_dir = settings.data_dir.canonicalize().unwrap_or_else(|_| settings.data_dir.clone());
+            format!("embedded of {} in {}", settings.node, data_dir.display())
+        }
+    }
 }
 
-fn store_config(settings: &Settings) -> EmbeddedConfig {
+/// The store that the settings name.
+pub fn store_config(settings: &Settings) -> StoreConfig {
+    match settings.config.store.kind {
+        StoreKind::Embedded => StoreConfig::Embedded(embedded_config(settings)),
+        StoreKind::Cql => StoreConfig::Cql(cql_config(settings)),
+    }
+}
+
+/// The cluster that the settings name.
+pub fn cql_config(settings: &Settings) -> CqlConfig {
+    let cql = &settings.config.store.cql;
+    CqlConfig {
+        dc: cql.dc.clone(),
+        user: cql.user.clone(),
+        password: cql.password.clone(),
+        ca_file: cql.ca_file.as_ref().map(PathBuf::from),
+        in_flight_max: cql.in_flight_max as usize,
+        queue_max: cql.queue_max as usize,
+        timeout: Duration::from_millis(u64::from(cql.timeout_ms)),
+        speculate_after: Duration::from_millis(u64::from(cql.speculate_ms)),
+        retention_days: settings.config.store.retention_days,
+        ..CqlConfig::new(cql.nodes.clone(), cql.keyspace.clone())
+    }
+}
+
+/// The embedded store of the settings.
+pub fn embedded_config(settings: &Settings) -> EmbeddedConfig {
     let store = &settings.config.store;
     EmbeddedConfig {
         fsync: match store.fsync {

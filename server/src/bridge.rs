@@ -11,7 +11,7 @@ pub use figures::{NodeFigures, Phase, ShardView, Vitals};
 use crate::bus::redis::RedisBus;
 use crate::bus::{Bus, BusConfig};
 use crate::http::{self, HttpConfig};
-use crate::store::embedded::{self, EmbeddedConfig, OpenError};
+use crate::store::{self, OpenError, StoreConfig};
 use crossbeam_channel::{Sender, unbounded};
 use driver::Driver;
 use roomwire_engine::bridge::{Answer, BridgeConfig, Call};
@@ -37,7 +37,7 @@ pub struct BridgeSetup {
     /// The bus.
     pub bus: BusConfig,
     /// The store to open.
-    pub store: EmbeddedConfig,
+    pub store: StoreConfig,
     /// The HTTP API.
     pub http: HttpConfig,
     /// The least time from one look at what the shards sent to the next.
@@ -119,7 +119,7 @@ pub fn spawn(setup: BridgeSetup) -> Result<BridgeHandle, StartError> {
     let bell = Arc::clone(mesh.doorbell());
     let store_bell = Arc::new(Doorbell::new()?);
     let rung = Arc::clone(&store_bell);
-    let store = embedded::spawn(store, Arc::new(move || rung.ring()))?;
+    let store = store::spawn(store, Arc::new(move || rung.ring()))?;
 
     let bound = |error| StartError::Http { addr: http.addr, error };
     let listener = std::net::TcpListener::bind(http.addr).map_err(bound)?;

@@ -1,6 +1,7 @@
 //! The command line: what `roomwire` can be asked, and how each command ends. Exit statuses are in [`Failure`].
 
 mod generate;
+mod store;
 
 use crate::auth::{Authenticator, Mint};
 use crate::config::{Host, Layers, Problems, Secret, Settings, Sources, show};
@@ -80,6 +81,8 @@ enum Command {
     GenConfig,
     /// Mint a token for a user, signed with auth.secret
     Token(TokenArgs),
+    /// Work on the store: schema
+    Store(store::StoreArgs),
     /// Print the version
     Version,
     /// Write man pages, completions or the configuration reference
@@ -161,6 +164,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::Token(args) => token(cli.config, args),
+        Command::Store(args) => store_command(cli.config, &args),
         Command::Version => {
             print(concat!("roomwire ", env!("CARGO_PKG_VERSION")));
             Ok(())
@@ -201,6 +205,13 @@ fn examine(config: ConfigArgs, args: DoctorArgs) -> Result<(), Failure> {
         0 => Ok(()),
         status => Err(Failure { status, message: String::new() }),
     }
+}
+
+fn store_command(mut config: ConfigArgs, args: &store::StoreArgs) -> Result<(), Failure> {
+    store::prepare(&mut config.set, args);
+    let sources = Sources { file: config.config, environment: std::env::vars_os().collect(), set: config.set };
+    let settings = Layers::read(&sources).and_then(|layers| Settings::resolve_for_store(layers, &Host::read()));
+    store::run(&settings.map_err(|problems| Failure::usage(problems.to_string()))?, args)
 }
 
 fn token(config: ConfigArgs, args: TokenArgs) -> Result<(), Failure> {

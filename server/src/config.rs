@@ -2,6 +2,7 @@
 //! ([`settings`]).
 
 mod bus;
+mod cql;
 pub mod keys;
 pub mod layers;
 pub mod secret;

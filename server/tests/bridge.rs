@@ -6,7 +6,8 @@
 use roomwire::bridge::{BridgeHandle, BridgeSetup, StartError, spawn};
 use roomwire::bus::BusConfig;
 use roomwire::http::HttpConfig;
-use roomwire::store::embedded::{EmbeddedConfig, OpenError};
+use roomwire::store::embedded::{self, EmbeddedConfig};
+use roomwire::store::{OpenError, StoreConfig};
 use roomwire_engine::bridge::BridgeConfig;
 use roomwire_shard::mesh::mesh;
 use serde_json::{Value, json};
@@ -52,7 +53,7 @@ fn try_start(directory: &Path, boot: u64) -> Result<BridgeHandle, StartError> {
         },
         mesh: lanes,
         bus: BusConfig::Local,
-        store: EmbeddedConfig { reserve_bytes: 0, ..EmbeddedConfig::new(directory.to_owned()) },
+        store: StoreConfig::Embedded(EmbeddedConfig { reserve_bytes: 0, ..EmbeddedConfig::new(directory.to_owned()) }),
         http: HttpConfig {
             addr: SocketAddr::from(([127, 0, 0, 1], 0)),
             key: Some(Arc::from(KEY)),
@@ -153,6 +154,6 @@ fn what_cannot_start_says_why() {
     let directory = TempDir::new("refused");
     let bridge = start(&directory.0, 1);
     let error = try_start(&directory.0, 2).unwrap_err();
-    assert!(matches!(error, StartError::Store(OpenError::InUse { .. })), "{error}");
+    assert!(matches!(error, StartError::Store(OpenError::Embedded(embedded::OpenError::InUse { .. }))), "{error}");
     stop(bridge);
 }

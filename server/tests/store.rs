@@ -3,11 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+#[path = "shared/contract.rs"]
+mod contract;
+
 use bytes::Bytes;
+use contract::{Asker, row, rows};
 use roomwire::store::embedded::{EmbeddedConfig, EmbeddedStore, Fsync, OpenError, spawn};
-use roomwire::store::{StoreEvent, StoreState};
-use roomwire_engine::names::{RoomId, UserId};
-use roomwire_engine::store::{From, ReadRow, RoomMeta, Row, StoreReply, StoreRequest};
+use roomwire::store::{Store, StoreState};
+use roomwire_engine::store::{From, Row, StoreReply, StoreRequest};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -61,233 +64,56 @@ fn open_patiently(config: &EmbeddedConfig) -> Result<EmbeddedStore, OpenError> {
     }
 }
 
-/// Asks and waits for the answer.
-struct Asker {
-    store: EmbeddedStore,
-    events: Vec<StoreEvent>,
-    ticket: u64,
-    state: StoreState,
+#[allow(clippy::needless_pass_by_value, reason = "a test makes a config for each start")]
+fn open(config: EmbeddedConfig) -> Asker {
+    Asker::of(Store::Embedded(open_patiently(&config).unwrap()), "")
 }
 
-impl Asker {
-    #[allow(clippy::needless_pass_by_value, reason = "a test makes a config for each start")]
-    fn open(config: EmbeddedConfig) -> Asker {
-        Asker { store: open_patiently(&config).unwrap(), events: Vec::new(), ticket: 0, state: StoreState::Healthy }
-    }
-
-    fn ask(&mut self, request: impl FnOnce(u64) -> StoreRequest) -> StoreReply {
-        self.ticket += 1;
-        self.store.send(request(self.ticket));
-        self.reply()
-    }
-
-    fn reply(&mut self) -> StoreReply {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            self.store.flush();
-            self.store.receive(1, &mut self.events);
-            match self.events.pop() {
-                Some(StoreEvent::Reply(reply)) => return reply,
-                Some(StoreEvent::Figures(figures)) => self.state = figures.state,
-                None => std::thread::sleep(Duration::from_micros(200)),
-            }
-            assert!(Instant::now() < deadline, "no answer from the store");
-        }
-    }
-
-    fn append(&mut self, rows: Vec<Row>) -> bool {
-        match self.ask(|ticket| StoreRequest::Append { ticket, rows }) {
-            StoreReply::Appended { .. } => true,
-            StoreReply::Failed { .. } => false,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn compared(&mut self, request: impl FnOnce(u64) -> StoreRequest) -> bool {
-        match self.ask(request) {
-            StoreReply::Compared { applied, .. } => applied,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn advance(&mut self, room: &str, expect: u64, owner: u64) -> bool {
-        self.compared(|ticket| StoreRequest::AdvanceGen { ticket, room: RoomId::new(room), expect, owner })
-    }
-
-    fn set_base(&mut self, room: &str, (generation, owner): (u64, u64), base: u64, voids: &[u64]) -> bool {
-        let (room, voids) = (RoomId::new(room), voids.to_vec());
-        self.compared(|ticket| StoreRequest::SetBase { ticket, room, generation, owner, base, voids })
-    }
-
-    fn void(&mut self, room: &str, generation: u64, seq: u64) -> bool {
-        self.compared(|ticket| StoreRequest::Void { ticket, room: RoomId::new(room), generation, seq })
-    }
-
-    fn receipt(&mut self, room: &str, generation: u64, seq: u64, user: &str) -> (bool, bool) {
-        let (room, user) = (RoomId::new(room), UserId::new(user));
-        match self.ask(|ticket| StoreRequest::Receipt { ticket, room, generation, seq, user }) {
-            StoreReply::Receipt { found, new, .. } => (found, new),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn page(&mut self, room: &str, (after, before): (u64, u64), limit: u32, from: From) -> (Vec<ReadRow>, bool, u64) {
-        let room = RoomId::new(room);
-        match self.ask(|ticket| StoreRequest::Page { ticket, room, after, before, limit, bytes_max: 1 << 20, from }) {
-            StoreReply::Page { rows, cut, oldest, .. } => (rows, cut, oldest),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn seqs(&mut self, room: &str) -> Vec<u64> {
-        let mut seqs = Vec::new();
-        loop {
-            let (page, cut, _) = self.page(room, (seqs.last().copied().unwrap_or(0), u64::MAX), 10_000, From::Oldest);
-            seqs.extend(page.iter().map(|read| read.row.seq));
-            if !cut {
-                return seqs;
-            }
-        }
-    }
-
-    fn room(&mut self, room: &str, window: u32) -> (RoomMeta, Vec<u64>) {
-        match self.ask(|ticket| StoreRequest::ReadRoom { ticket, room: RoomId::new(room), window }) {
-            StoreReply::Room { meta, tail, .. } => (meta, tail.iter().map(|row| row.seq).collect()),
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
-fn row(room: &str, seq: u64, generation: u64) -> Row {
-    Row {
-        room: RoomId::new(room),
-        seq,
-        generation,
-        user: UserId::new("u1"),
-        username: Arc::from("Uma"),
-        content: Bytes::from(format!("message {seq}")),
-        client_id: Arc::from(format!("c{seq}")),
-        attempt: seq * 10,
-        timestamp: 1_000 + seq,
-    }
-}
-
-fn rows(room: &str, seqs: std::ops::RangeInclusive<u64>) -> Vec<Row> {
-    seqs.map(|seq| row(room, seq, 1)).collect()
+/// Runs a part of the contract on a fresh directory.
+fn check(part: fn(&mut Asker)) {
+    let directory = TempDir::new("contract");
+    part(&mut open(directory.config()));
 }
 
 #[test]
 fn pages_run_both_ways_and_say_when_they_were_cut() {
-    let directory = TempDir::new("pages");
-    let mut store = Asker::open(directory.config());
-    assert!(store.append(rows("lobby", 1..=10)));
-    assert!(store.append(rows("lobby2", 1..=3)));
-    let seqs = |page: &(Vec<ReadRow>, bool, u64)| page.0.iter().map(|read| read.row.seq).collect::<Vec<_>>();
+    check(contract::pages_run_both_ways_and_say_when_they_were_cut);
+}
 
-    let oldest = store.page("lobby", (2, 9), 3, From::Oldest);
-    assert_eq!((seqs(&oldest), oldest.1), (vec![3, 4, 5], true));
-    let newest = store.page("lobby", (2, 9), 3, From::Newest);
-    assert_eq!((seqs(&newest), newest.1), (vec![6, 7, 8], true));
-    let exact = store.page("lobby", (2, 9), 6, From::Oldest);
-    assert_eq!((seqs(&exact), exact.1), (vec![3, 4, 5, 6, 7, 8], false));
-    let all = store.page("lobby", (0, u64::MAX), 1000, From::Newest);
-    assert_eq!((seqs(&all), all.1, all.2), ((1..=10).collect(), false, 0));
-    assert_eq!(all.0[0].row, row("lobby", 1, 1));
-    assert!(seqs(&store.page("lobby", (5, 6), 10, From::Oldest)).is_empty());
-    assert!(seqs(&store.page("nowhere", (0, u64::MAX), 10, From::Newest)).is_empty());
-
-    let room = RoomId::new("lobby");
-    let reply = store.ask(|ticket| StoreRequest::Page {
-        ticket,
-        room,
-        after: 0,
-        before: u64::MAX,
-        limit: 10,
-        bytes_max: 20,
-        from: From::Oldest,
-    });
-    assert!(matches!(reply, StoreReply::Page { rows, cut: true, .. } if rows.len() == 2), "two times nine bytes fit");
+#[test]
+fn pages_and_tails_cross_what_the_store_keeps_apart() {
+    check(contract::pages_and_tails_cross_what_the_store_keeps_apart);
 }
 
 #[test]
 fn an_append_never_overwrites_and_may_be_repeated() {
-    let directory = TempDir::new("insert-only");
-    let mut store = Asker::open(directory.config());
-    let mut other = row("lobby", 1, 1);
-    other.attempt += 1;
-    other.content = Bytes::from_static(b"another attempt");
-    // In one group commit, and across two.
-    assert!(store.append(vec![row("lobby", 1, 1), other.clone()]));
-    assert!(store.append(vec![other]));
-    assert!(store.append(vec![row("lobby", 1, 1)]));
-    let (page, _, _) = store.page("lobby", (0, 9), 9, From::Oldest);
-    assert_eq!(page.len(), 1);
-    assert_eq!(page[0].row, row("lobby", 1, 1));
+    check(contract::an_append_never_overwrites_and_may_be_repeated);
+}
+
+#[test]
+fn rows_come_back_as_they_were() {
+    check(contract::rows_come_back_as_they_were);
 }
 
 #[test]
 fn the_row_of_the_highest_generation_counts_and_a_void_means_absent() {
-    let directory = TempDir::new("resolve");
-    let mut store = Asker::open(directory.config());
-    assert!(store.advance("lobby", 0, 7));
-    assert!(store.append(vec![row("lobby", 1, 1), row("lobby", 2, 1), row("lobby", 3, 1)]));
-    assert!(store.void("lobby", 1, 2), "over a row");
-    assert!(store.void("lobby", 1, 2), "again");
-    assert!(store.append(vec![row("lobby", 2, 1)]), "a late append does not bring a voided seq back");
-    assert!(store.append(vec![row("lobby", 3, 2)]));
-    let (page, _, _) = store.page("lobby", (0, 9), 9, From::Oldest);
-    assert_eq!(page.iter().map(|read| (read.row.seq, read.row.generation)).collect::<Vec<_>>(), [(1, 1), (3, 2)]);
-    let (page, _, _) = store.page("lobby", (0, 9), 9, From::Newest);
-    assert_eq!(page.iter().map(|read| (read.row.seq, read.row.generation)).collect::<Vec<_>>(), [(1, 1), (3, 2)]);
+    check(contract::the_row_of_the_highest_generation_counts_and_a_void_means_absent);
+}
+
+#[test]
+fn as_many_voids_as_a_room_may_have_pending_fit_one_base() {
+    check(contract::as_many_voids_as_a_room_may_have_pending_fit_one_base);
+}
+
+#[test]
+fn a_reader_is_counted_once_and_only_with_a_message() {
+    check(contract::a_reader_is_counted_once_and_only_with_a_message);
 }
 
 #[test]
 fn generations_advance_once_and_bases_belong_to_their_owner() {
     let directory = TempDir::new("generations");
-    let mut store = Asker::open(directory.config());
-    assert!(store.advance("lobby", 0, 7) && store.advance("lobby", 0, 7), "a repeat finds its own change");
-    assert!(!store.advance("lobby", 0, 8), "another owner came too late");
-    assert!(!store.advance("lobby", 5, 8));
-    assert!(!store.set_base("lobby", (1, 8), 1, &[]), "not the owner");
-    assert!(store.set_base("lobby", (1, 7), 1, &[]));
-    assert!(store.append(rows("lobby", 1..=5)));
-    assert!(store.advance("lobby", 1, 9));
-    assert!(!store.set_base("lobby", (1, 7), 3, &[]), "its generation is over");
-    assert!(!store.void("lobby", 1, 5), "its generation is over");
-    assert!(store.set_base("lobby", (2, 9), 8, &[6, 7]));
-    assert!(store.set_base("lobby", (2, 9), 8, &[6, 7]), "again");
-
-    drop(store);
-    let mut store = Asker::open(directory.config());
-    let (meta, tail) = store.room("lobby", 2);
-    assert_eq!((meta.generation, meta.owner), (2, 9));
-    assert_eq!(meta.bases, [(1, 1), (2, 8)]);
-    assert_eq!(meta.voids, [6, 7]);
-    assert_eq!(tail, [4, 5]);
-    assert_eq!(store.room("nowhere", 9), (RoomMeta::default(), vec![]));
-}
-
-#[test]
-fn a_reader_is_counted_once_and_only_with_a_message() {
-    let directory = TempDir::new("receipts");
-    let mut store = Asker::open(directory.config());
-    store.advance("lobby", 0, 7);
-    assert!(store.append(rows("lobby", 1..=4)));
-    assert_eq!(store.receipt("lobby", 1, 2, "ada"), (true, true));
-    assert_eq!(store.receipt("lobby", 1, 2, "ada"), (true, false));
-    assert_eq!(store.receipt("lobby", 1, 2, "bob"), (true, true));
-    assert_eq!(store.receipt("lobby", 1, 4, "bob"), (true, true));
-    assert_eq!(store.receipt("lobby", 2, 2, "ada"), (false, false), "another generation");
-    assert_eq!(store.receipt("lobby", 1, 9, "ada"), (false, false), "no message");
-    store.void("lobby", 1, 3);
-    assert_eq!(store.receipt("lobby", 1, 3, "ada"), (false, false), "void");
-    for reader in 0..300 {
-        store.receipt("lobby", 1, 1, &format!("reader {reader:03}"));
-    }
-    let (page, _, _) = store.page("lobby", (0, 9), 9, From::Oldest);
-    assert_eq!(page[0].read_by.len(), 200, "the list is bounded, and the next message's is found behind it");
-    assert_eq!(page[1].read_by, ["ada", "bob"].map(Box::<str>::from));
-    assert_eq!(page[2].read_by, ["bob"].map(Box::<str>::from));
+    contract::generations_advance_once_and_bases_belong_to_their_owner(&|| open(directory.config()));
 }
 
 /// Retention is driven by its own clock of 100 ms steps; the test waits for the state that it must reach.
@@ -302,7 +128,7 @@ fn until(what: &str, mut reached: impl FnMut() -> bool) {
 #[test]
 fn retention_by_count_keeps_the_newest_and_says_what_is_gone() {
     let directory = TempDir::new("count");
-    let mut store = Asker::open(directory.config());
+    let mut store = open(directory.config());
     store.advance("lobby", 0, 7);
     store.set_base("lobby", (1, 7), 1, &[]);
     assert!(store.append(rows("lobby", 1..=1_500)));
@@ -310,7 +136,7 @@ fn retention_by_count_keeps_the_newest_and_says_what_is_gone() {
     drop(store);
 
     let config = EmbeddedConfig { messages_per_room_max: 100, ..directory.config() };
-    let mut store = Asker::open(config);
+    let mut store = open(config);
     until("a hundred are left", || store.seqs("lobby").len() == 100);
     let (page, _, oldest) = store.page("lobby", (0, u64::MAX), 1, From::Oldest);
     assert_eq!((page[0].row.seq, oldest), (1_401, 1_401));
@@ -320,12 +146,12 @@ fn retention_by_count_keeps_the_newest_and_says_what_is_gone() {
 #[test]
 fn retention_by_age_leaves_the_newest_row_of_a_room() {
     let directory = TempDir::new("age");
-    let mut store = Asker::open(EmbeddedConfig { retention_days: 1, ..directory.config() });
+    let mut store = open(EmbeddedConfig { retention_days: 1, ..directory.config() });
     store.advance("lobby", 0, 7);
-    // All of these are from 1970.
-    assert!(store.append(rows("lobby", 1..=50)));
+    let old = |row: Row| Row { timestamp: 1_000, ..row };
+    assert!(store.append(rows("lobby", 1..=50).into_iter().map(old).collect()));
     drop(store);
-    let mut store = Asker::open(EmbeddedConfig { retention_days: 1, ..directory.config() });
+    let mut store = open(EmbeddedConfig { retention_days: 1, ..directory.config() });
     until("one is left", || store.seqs("lobby") == [50]);
     assert_eq!(store.page("lobby", (0, 9), 9, From::Oldest).2, 50);
     assert_eq!(store.room("lobby", 10).1, [50], "the room's numbers go on from here");
@@ -334,18 +160,18 @@ fn retention_by_age_leaves_the_newest_row_of_a_room() {
 #[test]
 fn a_directory_in_use_is_refused_with_the_pid_of_its_holder() {
     let directory = TempDir::new("in-use");
-    let first = Asker::open(directory.config());
+    let first = open(directory.config());
     let error = spawn(directory.config(), Arc::new(|| {})).unwrap_err();
     assert!(matches!(error, OpenError::InUse { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
     assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
     drop(first);
-    drop(Asker::open(directory.config()));
+    drop(open(directory.config()));
 }
 
 #[test]
 fn a_newer_or_foreign_directory_is_refused() {
     let directory = TempDir::new("format");
-    drop(Asker::open(directory.config()));
+    drop(open(directory.config()));
     std::fs::write(directory.0.join("format"), "roomwire-store 2\n").unwrap();
     assert!(matches!(open_patiently(&directory.config()), Err(OpenError::Newer { version: 2, known: 1, .. })));
     std::fs::write(directory.0.join("format"), "something else\n").unwrap();
@@ -356,10 +182,10 @@ fn a_newer_or_foreign_directory_is_refused() {
 fn with_an_interval_the_journal_is_synced_later_and_at_the_end() {
     let directory = TempDir::new("interval");
     let config = EmbeddedConfig { fsync: Fsync::Interval { ms: 20 }, ..directory.config() };
-    let mut store = Asker::open(config.clone());
+    let mut store = open(config.clone());
     assert!(store.append(rows("lobby", 1..=20)));
     drop(store);
-    assert_eq!(Asker::open(config).seqs("lobby"), (1..=20).collect::<Vec<_>>());
+    assert_eq!(open(config).seqs("lobby"), (1..=20).collect::<Vec<_>>());
 }
 
 // Crashes.
@@ -371,7 +197,7 @@ const CHILD_DIR: &str = "ROOMWIRE_TEST_STORE_DIR";
 #[ignore = "the child of `nothing_acked_is_lost_by_kill_9`"]
 fn child_that_is_killed() {
     let Ok(directory) = std::env::var(CHILD_DIR) else { return };
-    let mut store = Asker::open(EmbeddedConfig { reserve_bytes: 0, ..EmbeddedConfig::new(directory.into()) });
+    let mut store = open(EmbeddedConfig { reserve_bytes: 0, ..EmbeddedConfig::new(directory.into()) });
     let mut next = [0u64; 3];
     for (room, next) in next.iter_mut().enumerate() {
         *next = store.seqs(&format!("room{room}")).last().map_or(1, |last| last + 1);
@@ -433,7 +259,7 @@ fn nothing_acked_is_lost_by_kill_9() {
         }
         child.wait().unwrap();
 
-        let mut store = Asker::open(directory.config());
+        let mut store = open(directory.config());
         for (room, acked) in acked.iter().enumerate() {
             let seqs = store.seqs(&format!("room{room}"));
             assert!(seqs.len() as u64 >= *acked, "room {room}: {} rows, acked {acked}", seqs.len());
@@ -460,7 +286,7 @@ fn journal_end(path: &Path) -> u64 {
 #[test]
 fn a_torn_last_write_is_dropped_and_all_before_it_is_there() {
     let directory = TempDir::new("torn");
-    let mut store = Asker::open(directory.config());
+    let mut store = open(directory.config());
     assert!(store.append(rows("lobby", 1..=20)));
     let before = journal_end(&directory.newest_journal());
     assert!(store.append(vec![row("lobby", 21, 1)]));
@@ -472,13 +298,13 @@ fn a_torn_last_write_is_dropped_and_all_before_it_is_there() {
         let mut file = std::fs::OpenOptions::new().write(true).open(copy.newest_journal()).unwrap();
         damage(&mut file);
         drop(file);
-        let mut store = Asker::open(copy.config());
+        let mut store = open(copy.config());
         let seqs = store.seqs("lobby");
         assert_eq!(seqs[..20], (1..=20).collect::<Vec<_>>());
         // And it goes on from there, also over another start.
         assert!(store.append(vec![row("lobby", 22, 1)]));
         drop(store);
-        assert_eq!(Asker::open(copy.config()).seqs("lobby").last(), Some(&22));
+        assert_eq!(open(copy.config()).seqs("lobby").last(), Some(&22));
         seqs.len()
     };
     assert_eq!(reopened(&|_| {}), 21);
@@ -498,7 +324,7 @@ fn a_torn_last_write_is_dropped_and_all_before_it_is_there() {
 #[test]
 fn damage_in_the_middle_of_the_journal_is_refused_not_cut() {
     let directory = TempDir::new("damaged");
-    let mut store = Asker::open(directory.config());
+    let mut store = open(directory.config());
     assert!(store.append(rows("lobby", 1..=5)));
     let inside = journal_end(&directory.newest_journal()) - 30;
     for seq in 6..=9 {
@@ -581,7 +407,7 @@ fn append_until_refused(store: &mut Asker, mut seq: u64) -> u64 {
 
 fn a_full_disk(reserve_bytes: u64, left: u64) {
     let Some(disk) = SmallDisk::mount(48) else { return };
-    let mut store = Asker::open(disk.config(reserve_bytes));
+    let mut store = open(disk.config(reserve_bytes));
     assert!(store.append(rows("lobby", 1..=3)));
     disk.fill(left);
     let acked = append_until_refused(&mut store, 3);
@@ -603,7 +429,7 @@ fn a_full_disk(reserve_bytes: u64, left: u64) {
         store.state == StoreState::Healthy
     });
     drop(store);
-    let mut store = Asker::open(disk.config(reserve_bytes));
+    let mut store = open(disk.config(reserve_bytes));
     assert_eq!(store.seqs("lobby"), (1..=acked + 1).collect::<Vec<_>>(), "also after a restart");
 }
 

@@ -8,8 +8,7 @@ use super::figures::{NodeFigures, Phase, ShardView, Vitals};
 use super::{Ask, Command};
 use crate::bus::redis::Told;
 use crate::bus::{Bus, BusFigures};
-use crate::store::embedded::EmbeddedStore;
-use crate::store::{StoreEvent, StoreFigures, StoreState};
+use crate::store::{Store, StoreEvent, StoreFigures, StoreState};
 use crossbeam_channel::Receiver;
 use roomwire_engine::Now;
 use roomwire_engine::bridge::{Answer, Bridge, BridgeConfig, BridgeEffect, BridgeEvent};
@@ -45,7 +44,7 @@ pub(super) struct Driver {
     bridge: Bridge,
     bus: Bus,
     mesh: BridgeMesh,
-    store: EmbeddedStore,
+    store: Store,
     store_bell: Arc<Doorbell>,
     /// The least time from one look at what the shards sent to the next: what comes meanwhile shares a batch.
     gather_us: u64,
@@ -103,7 +102,7 @@ impl Driver {
         config: BridgeConfig,
         mesh: BridgeMesh,
         bus: Bus,
-        (store, store_bell): (EmbeddedStore, Arc<Doorbell>),
+        (store, store_bell): (Store, Arc<Doorbell>),
         (commands, asks): (Receiver<Command>, mpsc::Receiver<Ask>),
         gather: Duration,
         vitals: Arc<Vitals>,

@@ -1,9 +1,9 @@
 //! From values to settings: what the host decides, and the relations between keys.
 
-use super::bus;
 use super::layers::{Layers, Problems};
 use super::secret::Secret;
 use super::types::{Config, LimitsSection};
+use super::{bus, cql};
 use crate::auth::token::SECRET_BYTES_MIN;
 use crate::bus::redis::RedisConfig;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -73,7 +73,19 @@ impl Settings {
     ///
     /// # Errors
     /// Every relation that does not hold.
-    pub fn resolve(mut layers: Layers, host: &Host, dev: bool) -> Result<Settings, Problems> {
+    pub fn resolve(layers: Layers, host: &Host, dev: bool) -> Result<Settings, Problems> {
+        Settings::resolve_with(layers, host, dev, !dev)
+    }
+
+    /// The same for `roomwire store ...`, which neither signs nor checks a token.
+    ///
+    /// # Errors
+    /// Every relation that does not hold.
+    pub fn resolve_for_store(layers: Layers, host: &Host) -> Result<Settings, Problems> {
+        Settings::resolve_with(layers, host, false, false)
+    }
+
+    fn resolve_with(mut layers: Layers, host: &Host, dev: bool, wants_secret: bool) -> Result<Settings, Problems> {
         derive_from_host(&mut layers, host, dev);
         let config: Config = Value::Table(layers.table()).try_into().map_err(|error: toml::de::Error| {
             // Each value was checked against its kind, so this shows a key whose kind and type differ.
@@ -85,8 +97,9 @@ impl Settings {
         let shards = config.shards.unwrap_or(1).max(1);
         check_addresses(listen, http, dev, &mut problems);
         check_names(&config, &mut problems);
-        check_secrets(&config, dev, &mut problems);
+        check_secrets(&config, wants_secret, &mut problems);
         check_limits(&config, &mut problems);
+        cql::check(&config, &mut problems);
         check_connections(&config, &layers, host, shards, &mut problems);
         let redis = bus::resolve(&config, &mut problems);
         if !problems.0.is_empty() {
@@ -201,9 +214,9 @@ fn check_names(config: &Config, problems: &mut Problems) {
     }
 }
 
-fn check_secrets(config: &Config, dev: bool, problems: &mut Problems) {
+fn check_secrets(config: &Config, wants_secret: bool, problems: &mut Problems) {
     match &config.auth.secret {
-        None if dev => {}
+        None if !wants_secret => {}
         None => problems.0.push(
             "no `auth.secret`: set JWT_SECRET or ROOMWIRE_AUTH__SECRET to the secret that your tokens are signed with; \
              make one with `openssl rand -base64 48`, or try Roomwire locally with `roomwire serve --dev`"

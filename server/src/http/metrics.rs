@@ -247,7 +247,8 @@ impl Scrape {
         writer.gauge("store_disk_bytes", "Bytes of the store's files", store.disk_bytes_now)?;
         writer.counter("store_rows_appended", "Messages stored", store.rows_appended_total)?;
         writer.counter("store_commits", "Group commits", store.commits_total)?;
-        writer.counter("store_failures", "Failed writes", store.failures_total)?;
+        writer.counter("store_failures", "Failed requests of the store", store.failures_total)?;
+        self.cluster_store(writer)?;
         writer.counter(
             "store_reopened",
             "Times that the store was opened again after a failed write",
@@ -291,6 +292,19 @@ impl Scrape {
         let reaped = [("users", cluster.users_reaped_total), ("members", cluster.members_reaped_total)];
         let series = reaped.into_iter().map(|(of, value)| (vec![("of", of)], value));
         writer.counters("cluster_reaped", "Users and members of dead nodes that this one removed", series)
+    }
+
+    /// What only `store.kind = "cql"` has.
+    fn cluster_store(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let store = &self.figures.store;
+        writer.gauge("store_circuit_open", "1 while requests are refused unasked", store.circuit_open_now)?;
+        writer.counter("store_circuit_opened", "Times that the circuit opened", store.circuit_opened_total)?;
+        writer.gauge("store_in_flight", "Statements under way", store.in_flight_now)?;
+        writer.counter("store_statements", "Statements sent to the cluster", store.statements_total)?;
+        writer.counter("store_timeouts", "Requests without an answer in time", store.timeouts_total)?;
+        writer.counter("store_refused", "Requests refused unasked", store.refused_total)?;
+        writer.seconds("store_read_seconds", "One page of history or tail of a room", &store.read_us)?;
+        writer.seconds("store_conditional_seconds", "One conditional write", &store.conditional_us)
     }
 
     fn bus(&self, writer: &mut Writer<'_>) -> fmt::Result {

@@ -55,6 +55,11 @@ fn describe(figures: &NodeFigures) -> Value {
             "reopened": store.reopened_total,
             "rowsExpired": store.rows_expired_total,
             "queue": store.queue_now,
+            "inFlight": store.in_flight_now,
+            "statements": store.statements_total,
+            "timeouts": store.timeouts_total,
+            "refused": store.refused_total,
+            "circuitOpened": store.circuit_opened_total,
             "freeBytes": store.free_bytes_now,
             "diskBytes": store.disk_bytes_now,
         },
@@ -63,6 +68,8 @@ fn describe(figures: &NodeFigures) -> Value {
             "receiveToQueued": percentiles(&fanout(figures)),
             "storeAppend": percentiles(&store.append_us),
             "storeCommit": percentiles(&store.commit_us),
+            "storeRead": percentiles(&store.read_us),
+            "storeConditional": percentiles(&store.conditional_us),
         },
     })
 }
