@@ -8,31 +8,31 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Asks and waits for the answer.
-pub struct Asker {
-    pub store: Store,
+pub(crate) struct Asker {
+    pub(crate) store: Store,
     events: Vec<StoreEvent>,
-    pub ticket: u64,
-    pub state: StoreState,
+    pub(crate) ticket: u64,
+    pub(crate) state: StoreState,
     /// Goes before each room's name, where tests share a store.
     prefix: String,
 }
 
 impl Asker {
-    pub fn of(store: Store, prefix: &str) -> Asker {
+    pub(crate) fn of(store: Store, prefix: &str) -> Asker {
         Asker { store, events: Vec::new(), ticket: 0, state: StoreState::Healthy, prefix: prefix.to_owned() }
     }
 
-    pub fn named(&self, room: &str) -> RoomId {
+    pub(crate) fn named(&self, room: &str) -> RoomId {
         RoomId::new(&format!("{}{room}", self.prefix))
     }
 
-    pub fn ask(&mut self, request: impl FnOnce(u64) -> StoreRequest) -> StoreReply {
+    pub(crate) fn ask(&mut self, request: impl FnOnce(u64) -> StoreRequest) -> StoreReply {
         self.ticket += 1;
         self.store.send(request(self.ticket));
         self.reply()
     }
 
-    pub fn reply(&mut self) -> StoreReply {
+    pub(crate) fn reply(&mut self) -> StoreReply {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             self.store.flush();
@@ -46,7 +46,7 @@ impl Asker {
         }
     }
 
-    pub fn append(&mut self, mut rows: Vec<Row>) -> bool {
+    pub(crate) fn append(&mut self, mut rows: Vec<Row>) -> bool {
         rows.iter_mut().for_each(|row| row.room = self.named(&row.room));
         match self.ask(|ticket| StoreRequest::Append { ticket, rows }) {
             StoreReply::Appended { .. } => true,
@@ -55,29 +55,29 @@ impl Asker {
         }
     }
 
-    pub fn compared(&mut self, request: impl FnOnce(u64) -> StoreRequest) -> bool {
+    pub(crate) fn compared(&mut self, request: impl FnOnce(u64) -> StoreRequest) -> bool {
         match self.ask(request) {
             StoreReply::Compared { applied, .. } => applied,
             other => panic!("{other:?}"),
         }
     }
 
-    pub fn advance(&mut self, room: &str, expect: u64, owner: u64) -> bool {
+    pub(crate) fn advance(&mut self, room: &str, expect: u64, owner: u64) -> bool {
         let room = self.named(room);
         self.compared(|ticket| StoreRequest::AdvanceGen { ticket, room, expect, owner })
     }
 
-    pub fn set_base(&mut self, room: &str, (generation, owner): (u64, u64), base: u64, voids: &[u64]) -> bool {
+    pub(crate) fn set_base(&mut self, room: &str, (generation, owner): (u64, u64), base: u64, voids: &[u64]) -> bool {
         let (room, voids) = (self.named(room), voids.to_vec());
         self.compared(|ticket| StoreRequest::SetBase { ticket, room, generation, owner, base, voids })
     }
 
-    pub fn void(&mut self, room: &str, generation: u64, seq: u64) -> bool {
+    pub(crate) fn void(&mut self, room: &str, generation: u64, seq: u64) -> bool {
         let room = self.named(room);
         self.compared(|ticket| StoreRequest::Void { ticket, room, generation, seq })
     }
 
-    pub fn receipt(&mut self, room: &str, generation: u64, seq: u64, user: &str) -> (bool, bool) {
+    pub(crate) fn receipt(&mut self, room: &str, generation: u64, seq: u64, user: &str) -> (bool, bool) {
         let (room, user) = (self.named(room), UserId::new(user));
         match self.ask(|ticket| StoreRequest::Receipt { ticket, room, generation, seq, user }) {
             StoreReply::Receipt { found, new, .. } => (found, new),
@@ -85,7 +85,7 @@ impl Asker {
         }
     }
 
-    pub fn page(&mut self, room: &str, range: (u64, u64), limit: u32, from: From) -> (Vec<ReadRow>, bool, u64) {
+    pub(crate) fn page(&mut self, room: &str, range: (u64, u64), limit: u32, from: From) -> (Vec<ReadRow>, bool, u64) {
         self.page_of(room, range, (limit, 1 << 20), from)
     }
 
@@ -107,7 +107,7 @@ impl Asker {
         }
     }
 
-    pub fn seqs(&mut self, room: &str) -> Vec<u64> {
+    pub(crate) fn seqs(&mut self, room: &str) -> Vec<u64> {
         let mut seqs = Vec::new();
         loop {
             let (page, cut, _) = self.page(room, (seqs.last().copied().unwrap_or(0), u64::MAX), 10_000, From::Oldest);
@@ -118,7 +118,7 @@ impl Asker {
         }
     }
 
-    pub fn room(&mut self, room: &str, window: u32) -> (RoomMeta, Vec<u64>) {
+    pub(crate) fn room(&mut self, room: &str, window: u32) -> (RoomMeta, Vec<u64>) {
         let room = self.named(room);
         match self.ask(|ticket| StoreRequest::ReadRoom { ticket, room, window }) {
             StoreReply::Room { meta, tail, .. } => (meta, tail.iter().map(|row| row.seq).collect()),
@@ -137,7 +137,7 @@ fn timestamp(seq: u64) -> u64 {
     base + seq
 }
 
-pub fn row(room: &str, seq: u64, generation: u64) -> Row {
+pub(crate) fn row(room: &str, seq: u64, generation: u64) -> Row {
     Row {
         room: RoomId::new(room),
         seq,
@@ -151,7 +151,7 @@ pub fn row(room: &str, seq: u64, generation: u64) -> Row {
     }
 }
 
-pub fn rows(room: &str, seqs: std::ops::RangeInclusive<u64>) -> Vec<Row> {
+pub(crate) fn rows(room: &str, seqs: std::ops::RangeInclusive<u64>) -> Vec<Row> {
     seqs.map(|seq| row(room, seq, 1)).collect()
 }
 
@@ -159,7 +159,7 @@ fn seqs_of(page: &(Vec<ReadRow>, bool, u64)) -> Vec<u64> {
     page.0.iter().map(|read| read.row.seq).collect()
 }
 
-pub fn pages_run_both_ways_and_say_when_they_were_cut(store: &mut Asker) {
+pub(crate) fn pages_run_both_ways_and_say_when_they_were_cut(store: &mut Asker) {
     assert!(store.append(rows("lobby", 1..=10)));
     assert!(store.append(rows("lobby2", 1..=3)));
     let oldest = store.page("lobby", (2, 9), 3, From::Oldest);
@@ -178,7 +178,7 @@ pub fn pages_run_both_ways_and_say_when_they_were_cut(store: &mut Asker) {
     assert!(page.1 && page.0.len() == 2, "two times nine bytes fit");
 }
 
-pub fn pages_and_tails_cross_what_the_store_keeps_apart(store: &mut Asker) {
+pub(crate) fn pages_and_tails_cross_what_the_store_keeps_apart(store: &mut Asker) {
     assert!(store.append(rows("long", 9_990..=10_010)));
     assert!(store.append(vec![row("long", 35_000, 1), row("long", 1, 1)]));
     let newest = store.page("long", (0, 10_006), 10, From::Newest);
@@ -193,7 +193,7 @@ pub fn pages_and_tails_cross_what_the_store_keeps_apart(store: &mut Asker) {
     assert_eq!(store.room("long", 24_995).1, [10_006, 10_007, 10_008, 10_009, 10_010, 35_000]);
 }
 
-pub fn an_append_never_overwrites_and_may_be_repeated(store: &mut Asker) {
+pub(crate) fn an_append_never_overwrites_and_may_be_repeated(store: &mut Asker) {
     let mut other = row("lobby", 1, 1);
     other.attempt += 1;
     other.content = Bytes::from_static(b"another attempt");
@@ -206,7 +206,7 @@ pub fn an_append_never_overwrites_and_may_be_repeated(store: &mut Asker) {
     assert_eq!(page[0].row, row("lobby", 1, 1));
 }
 
-pub fn rows_come_back_as_they_were(store: &mut Asker) {
+pub(crate) fn rows_come_back_as_they_were(store: &mut Asker) {
     let large = "é".repeat(16_000);
     let odd = |seq, content: &str| Row {
         user: UserId::new("auth0.user:7"),
@@ -228,7 +228,7 @@ pub fn rows_come_back_as_they_were(store: &mut Asker) {
     assert_eq!(store.seqs("beside"), [1]);
 }
 
-pub fn the_row_of_the_highest_generation_counts_and_a_void_means_absent(store: &mut Asker) {
+pub(crate) fn the_row_of_the_highest_generation_counts_and_a_void_means_absent(store: &mut Asker) {
     assert!(store.advance("lobby", 0, 7));
     assert!(store.append(vec![row("lobby", 1, 1), row("lobby", 2, 1), row("lobby", 3, 1)]));
     assert!(store.void("lobby", 1, 2), "over a row");
@@ -245,7 +245,7 @@ pub fn the_row_of_the_highest_generation_counts_and_a_void_means_absent(store: &
 }
 
 /// `open` opens the store another time.
-pub fn generations_advance_once_and_bases_belong_to_their_owner(open: &dyn Fn() -> Asker) {
+pub(crate) fn generations_advance_once_and_bases_belong_to_their_owner(open: &dyn Fn() -> Asker) {
     let mut store = open();
     assert!(
         !store.void("lobby", 0, 1) && !store.set_base("lobby", (0, 0), 1, &[]),
@@ -273,7 +273,7 @@ pub fn generations_advance_once_and_bases_belong_to_their_owner(open: &dyn Fn() 
     assert_eq!(store.room("nowhere", 9), (RoomMeta::default(), vec![]));
 }
 
-pub fn as_many_voids_as_a_room_may_have_pending_fit_one_base(store: &mut Asker) {
+pub(crate) fn as_many_voids_as_a_room_may_have_pending_fit_one_base(store: &mut Asker) {
     assert!(store.advance("crowd", 0, 7));
     let voids: Vec<u64> = (9_000..11_048).collect();
     assert!(store.set_base("crowd", (1, 7), 11_048, &voids));
@@ -283,7 +283,7 @@ pub fn as_many_voids_as_a_room_may_have_pending_fit_one_base(store: &mut Asker) 
     assert_eq!(store.seqs("crowd"), (11_048..=11_060).collect::<Vec<_>>(), "voided ones are absent");
 }
 
-pub fn a_reader_is_counted_once_and_only_with_a_message(store: &mut Asker) {
+pub(crate) fn a_reader_is_counted_once_and_only_with_a_message(store: &mut Asker) {
     store.advance("lobby", 0, 7);
     assert!(store.append(rows("lobby", 1..=4)));
     assert_eq!(store.receipt("lobby", 1, 2, "ada"), (true, true));

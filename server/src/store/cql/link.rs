@@ -76,6 +76,8 @@ pub(super) struct Statements {
     pub(super) buckets_up: PreparedStatement,
     pub(super) buckets_down: PreparedStatement,
     pub(super) select_meta: PreparedStatement,
+    pub(super) select_generation: PreparedStatement,
+    pub(super) select_tail: PreparedStatement,
     pub(super) advance: PreparedStatement,
     pub(super) set_base: PreparedStatement,
     pub(super) void_if_owner: PreparedStatement,
@@ -245,6 +247,11 @@ async fn prepare_all(
         (format!("{keyspace}.messages"), format!("{keyspace}.room_meta"), format!("{keyspace}.room_buckets"));
     let write = async |text: String| prepare(session, text, writes, true).await;
     let read = async |text: String| prepare(session, text, &reads, true).await;
+    let serial = async |text: String| {
+        let mut statement = prepare(session, text, &reads, true).await?;
+        statement.set_consistency(Consistency::LocalSerial);
+        Ok::<_, Trouble>(statement)
+    };
     // A conditional write is never sent twice by the driver: what it did is asked, not guessed.
     let conditional = async |text: String| prepare(session, text, writes, false).await;
     let place = "room_id = ? AND bucket = ?";
@@ -282,12 +289,15 @@ async fn prepare_all(
             "SELECT bucket, created_at FROM {buckets} WHERE room_id = ? AND bucket >= ? AND bucket <= ? LIMIT ?"
         ))
         .await?,
-        select_meta: {
-            let mut statement = read(format!("SELECT kind, n, gen, owner, base FROM {meta} WHERE room_id = ?")).await?;
-            // Sees every conditional write that was answered, and finishes one that was not.
-            statement.set_consistency(Consistency::LocalSerial);
-            statement
-        },
+        // Both see every conditional write that was answered, and finish one that was not.
+        select_meta: serial(format!("SELECT kind, n, gen, owner, base FROM {meta} WHERE room_id = ?")).await?,
+        select_generation: serial(format!("SELECT gen FROM {meta} WHERE room_id = ? LIMIT 1")).await?,
+        // What a re-init needs of a room's last messages: not what they say.
+        select_tail: read(format!(
+            "SELECT seq, gen, kind, attempt, client_id, user_id, created_at FROM {messages} WHERE {place} AND seq >= ? \
+             ORDER BY seq ASC, gen ASC, kind DESC, attempt DESC"
+        ))
+        .await?,
         advance: conditional(format!("UPDATE {meta} SET gen = ?, owner = ? WHERE room_id = ? IF gen = ?")).await?,
         set_base: conditional(format!(
             "UPDATE {meta} SET base = ? WHERE room_id = ? AND kind = 0 AND n = ? IF gen = ? AND owner = ?"

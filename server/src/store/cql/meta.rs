@@ -46,6 +46,14 @@ impl Worker {
         }
     }
 
+    /// The room's generation alone.
+    pub(super) async fn read_generation(&self, link: &Link, room: &RoomId) -> Result<u64, Trouble> {
+        let result = self.execute(link, &link.statements.select_generation, (&**room,)).await?;
+        let rows = result.into_rows_result().map_err(unreadable)?;
+        let row = rows.maybe_first_row::<(Option<i64>,)>().map_err(unreadable)?;
+        Ok(row.and_then(|(generation,)| generation).map_or(0, number))
+    }
+
     /// gen from `expect` to `expect + 1`.
     pub(super) async fn advance(&self, link: &Link, room: &RoomId, expect: u64, owner: u64) -> Result<bool, Trouble> {
         let next = expect.saturating_add(1);

@@ -100,6 +100,39 @@ impl MessageColumns<'_> {
     }
 }
 
+/// What a tail has of a row.
+#[derive(Debug, DeserializeRow)]
+#[scylla(flavor = "enforce_order", skip_name_checks)]
+struct TailColumns<'a> {
+    seq: i64,
+    generation: i64,
+    kind: i8,
+    attempt: i64,
+    client_id: Option<&'a str>,
+    user_id: Option<&'a str>,
+    created_at: Option<CqlTimestamp>,
+}
+
+impl TailColumns<'_> {
+    /// `None` for what is no message.
+    fn row(&self, room: &RoomId) -> Option<Row> {
+        if self.kind == KIND_VOID {
+            return None;
+        }
+        Some(Row {
+            room: room.clone(),
+            seq: number(self.seq),
+            generation: number(self.generation),
+            user: UserId::new(self.user_id?),
+            username: Arc::from(""),
+            content: Bytes::new(),
+            client_id: Arc::from(self.client_id?),
+            attempt: self.attempt.cast_unsigned(),
+            timestamp: number(self.created_at?.0),
+        })
+    }
+}
+
 /// resolve(seq): a marker means absent; else the row of the highest gen, and of its attempts the lowest.
 #[derive(Default)]
 struct Resolving {
@@ -307,7 +340,7 @@ impl Worker {
         Ok(tail)
     }
 
-    /// All messages of a bucket from `first` on, of every generation and attempt.
+    /// All messages of a bucket from `first` on, of every generation and attempt; without what they say.
     async fn rows_of(
         &self,
         link: &Link,
@@ -318,14 +351,12 @@ impl Worker {
     ) -> Result<(), Trouble> {
         let mut from = PagingState::start();
         loop {
-            let values = (&**room, bigint(bucket), bigint(first), i64::MAX);
-            let statement = paged(&link.statements.select_oldest, PAGE_ROWS);
+            let values = (&**room, bigint(bucket), bigint(first));
+            let statement = paged(&link.statements.select_tail, PAGE_ROWS);
             let (result, next) = self.execute_page(link, &statement, values, from).await?;
             let rows = result.into_rows_result().map_err(unreadable)?;
-            for columns in rows.rows::<MessageColumns<'_>>().map_err(unreadable)? {
-                if let Some(Stored::Message(read)) = columns.map_err(unreadable)?.stored(room) {
-                    tail.push(read.row);
-                }
+            for columns in rows.rows::<TailColumns<'_>>().map_err(unreadable)? {
+                tail.extend(columns.map_err(unreadable)?.row(room));
             }
             match next {
                 PagingStateResponse::HasMorePages { state } => from = state,

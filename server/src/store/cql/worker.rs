@@ -172,6 +172,10 @@ impl Worker {
                 let tail = self.tail(link, &room, window).await?;
                 Ok(StoreReply::Room { ticket, meta, tail })
             }
+            StoreRequest::ReadGen { ticket, room } => {
+                let generation = self.read_generation(link, &room).await?;
+                Ok(StoreReply::Gen { ticket, generation })
+            }
             StoreRequest::AdvanceGen { ticket, room, expect, owner } => {
                 let applied = self.advance(link, &room, expect, owner).await?;
                 Ok(StoreReply::Compared { ticket, applied })
@@ -358,9 +362,10 @@ impl Kind {
         match request {
             StoreRequest::Append { .. } => Kind::Append,
             StoreRequest::Page { .. } | StoreRequest::ReadRoom { .. } => Kind::Read,
-            StoreRequest::AdvanceGen { .. } | StoreRequest::SetBase { .. } | StoreRequest::Void { .. } => {
-                Kind::Conditional
-            }
+            StoreRequest::ReadGen { .. }
+            | StoreRequest::AdvanceGen { .. }
+            | StoreRequest::SetBase { .. }
+            | StoreRequest::Void { .. } => Kind::Conditional,
             StoreRequest::Receipt { .. } => Kind::Receipt,
         }
     }
