@@ -1,14 +1,16 @@
-//! One seed drives a whole node: many clients, several engines, the bridge, the local bus, a store and a network, with
-//! faults between any two steps, and an oracle that checks the promises of DESIGN.md at every delivery.
+//! One seed drives a whole node, or a cluster of up to three over a fake Redis: many clients, several engines and the
+//! bridge of each node, a bus, a store and a network, with faults between any two steps, and an oracle that checks the
+//! promises of DESIGN.md at every delivery.
 //!
 //! What runs here is the production code of `engine` and `wire`; only sockets, threads, clocks and disks are replaced.
-//! Who calls it: the tests (500 seeds, and planted bugs that must be found) and `roomwire-sim` for a seed or a range.
+//! Who calls it: the tests (500 seeds of a node, 1,000 of clusters, and planted bugs that must be found) and `roomwire-sim` for a seed or a range.
 
 pub mod client;
 pub mod network;
 pub mod node;
 pub mod oracle;
 pub mod random;
+pub mod redis;
 pub mod store;
 pub mod world;
 
@@ -23,16 +25,60 @@ pub enum Plant {
     ForgetClientIds,
     /// Two deliveries on one lane change places now and then.
     SwapDeliveries,
+    // Rules of ORDERING.md that the fake Redis leaves out.
+    /// Scripts do not compare the room's server with their own.
+    TrustAnyServer,
+    /// PUB does not compare generation and attempt.
+    PublishAnyGeneration,
+    /// PUB publishes a seq that is being voided.
+    PublishVoiding,
+    /// VOID1 lets receivers skip, before the store knows of the void.
+    VoidBeforeStore,
+    /// VOID1 forgets the client id, and not VOID2.
+    ForgetVoidedEarly,
+    /// HEAD takes what is pending for decided.
+    StableIsSeq,
+    /// FINISH does not compare the token.
+    FinishAnyToken,
+    // And that the store leaves out.
+    /// A void does not depend on the generation.
+    VoidAnyGeneration,
+    /// A re-init leaves holes undecided.
+    LeaveHoles,
+    /// A reader sees the row in spite of the void marker.
+    RowsBeatVoids,
+    /// A reader sees the row of the lowest generation.
+    LowestGeneration,
 }
 
 impl Plant {
     /// Every planted bug, by the name that the command line takes.
-    pub const ALL: [(&'static str, Plant); 4] = [
+    pub const ALL: [(&'static str, Plant); 15] = [
         ("ack-before-durable", Plant::AckBeforeDurable),
         ("lose-delivery", Plant::LoseDelivery),
         ("forget-client-ids", Plant::ForgetClientIds),
         ("swap-deliveries", Plant::SwapDeliveries),
+        ("trust-any-server", Plant::TrustAnyServer),
+        ("publish-any-generation", Plant::PublishAnyGeneration),
+        ("publish-voiding", Plant::PublishVoiding),
+        ("void-before-store", Plant::VoidBeforeStore),
+        ("forget-voided-early", Plant::ForgetVoidedEarly),
+        ("stable-is-seq", Plant::StableIsSeq),
+        ("finish-any-token", Plant::FinishAnyToken),
+        ("void-any-generation", Plant::VoidAnyGeneration),
+        ("leave-holes", Plant::LeaveHoles),
+        ("rows-beat-voids", Plant::RowsBeatVoids),
+        ("lowest-generation", Plant::LowestGeneration),
     ];
+}
+
+/// What runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One node with the local bus.
+    Node,
+    /// One to three nodes over Redis.
+    Cluster,
 }
 
 /// What one run showed.
@@ -62,20 +108,23 @@ pub struct Counts {
     pub refused: u64,
     pub slow_closes: u64,
     pub voids: u64,
+    pub pauses: u64,
+    pub bus_cuts: u64,
+    pub bus_losses: u64,
+    pub generations: u64,
 }
 
 /// Runs one seed.
 #[must_use]
-pub fn run(seed: u64, plant: Option<Plant>) -> Outcome {
-    world::World::new(seed, plant).run()
+pub fn run(shape: Shape, seed: u64, plant: Option<Plant>) -> Outcome {
+    world::World::new(shape, seed, plant).run()
 }
 
 /// The command that runs this seed again.
 #[must_use]
-pub fn replay_command(seed: u64, plant: Option<Plant>) -> String {
+pub fn replay_command(shape: Shape, seed: u64, plant: Option<Plant>) -> String {
+    let shape = if shape == Shape::Cluster { " --cluster" } else { "" };
     let name = plant.and_then(|wanted| Plant::ALL.iter().find(|(_, plant)| *plant == wanted)).map(|(name, _)| *name);
-    match name {
-        Some(name) => format!("cargo run -p roomwire-sim -- --seed {seed} --plant {name}"),
-        None => format!("cargo run -p roomwire-sim -- --seed {seed}"),
-    }
+    let plant = name.map_or(String::new(), |name| format!(" --plant {name}"));
+    format!("cargo run -p roomwire-sim --{shape} --seed {seed}{plant}")
 }

@@ -3,13 +3,16 @@
 use roomwire_engine::names::ConnectionId;
 use roomwire_engine::shard::Chunk;
 
+/// The most shards of a node: shard `n` of node `m` is number `m * SHARDS_MAX + n`.
+pub const SHARDS_MAX: usize = 8;
+
 /// The bytes that a client's socket buffer takes before the server's sends stop to complete.
 pub const SOCKET_BYTES_MAX: usize = 4_096;
 
 /// One connection, seen from the wire.
 #[derive(Debug)]
 pub struct Link {
-    /// Which shard accepted it.
+    /// Which shard accepted it, counted over all nodes.
     pub shard: usize,
     /// Its name there.
     pub connection: ConnectionId,

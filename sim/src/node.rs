@@ -1,12 +1,14 @@
 //! One running server process: its engines, its bridge, its bus, and the lanes between them.
 
 use crate::Plant;
-use crate::network::Link;
+use crate::network::{self, SHARDS_MAX};
 use crate::random::Random;
+use crate::redis;
 use crate::store::SimStore;
 use roomwire_engine::Now;
 use roomwire_engine::bridge::{Bridge, BridgeConfig, BridgeEffect, BridgeEvent};
 use roomwire_engine::bus::{BusRequest, LocalBus};
+use roomwire_engine::cluster::ClusterRequest;
 use roomwire_engine::limits::EngineConfig;
 use roomwire_engine::mesh::{ToBridge, ToShard};
 use roomwire_engine::names::{ConnectionId, ShardId};
@@ -16,8 +18,26 @@ use std::collections::{BTreeMap, VecDeque};
 /// The most requests to the bus that one event may lead to.
 const BUS_ASKS_MAX: u32 = 2_000;
 
-/// Every connection of the node, by shard and name there.
-pub type Links = BTreeMap<(usize, ConnectionId), Link>;
+/// Every connection, by shard, counted over all nodes, and name there.
+pub type Links = BTreeMap<(usize, ConnectionId), network::Link>;
+
+/// What a node's bridge publishes on.
+#[derive(Debug)]
+enum Bus {
+    Local(Box<LocalBus>),
+    Redis(redis::link::Link),
+}
+
+/// Where a node stands among others.
+#[derive(Debug)]
+pub struct Place {
+    /// Its number.
+    pub number: usize,
+    /// Another for each process that ever ran.
+    pub process: u64,
+    /// It has others beside it, over Redis.
+    pub is_clustered: bool,
+}
 
 /// The process.
 #[derive(Debug)]
@@ -25,7 +45,15 @@ pub struct Node {
     /// One per shard.
     pub engines: Vec<Engine>,
     bridge: Bridge,
-    bus: LocalBus,
+    bus: Bus,
+    /// Where it stands.
+    pub place: Place,
+    /// It does nothing until then, and what is for its bridge waits.
+    pub paused_until_ms: u64,
+    /// What waits for the bridge.
+    pub mail: VecDeque<BridgeEvent>,
+    /// What the bridge asks about who is where.
+    pub cluster_asks: VecDeque<ClusterRequest>,
     /// From a shard (row) to a shard (column); the bridge's own lanes are the last row.
     to_shards: Vec<Vec<VecDeque<ToShard>>>,
     to_bridge: Vec<VecDeque<ToBridge>>,
@@ -35,7 +63,14 @@ pub struct Node {
 impl Node {
     /// A fresh process.
     #[must_use]
-    pub fn new(engine: &EngineConfig, bridge: BridgeConfig, verify: &Verify, now: Now, plant: Option<Plant>) -> Node {
+    pub fn new(
+        place: Place,
+        engine: &EngineConfig,
+        bridge: BridgeConfig,
+        verify: &Verify,
+        now: Now,
+        plant: Option<Plant>,
+    ) -> Node {
         let shards = usize::from(engine.shards);
         let engines = (0..engine.shards)
             .map(|shard| {
@@ -47,7 +82,14 @@ impl Node {
         let bits = if bridge.boot.is_multiple_of(2) { 24 } else { 9 };
         Node {
             engines,
-            bus: LocalBus::with_fingerprint_bits(bridge.boot, bits),
+            bus: match place.is_clustered {
+                false => Bus::Local(Box::new(LocalBus::with_fingerprint_bits(bridge.boot, bits))),
+                true => Bus::Redis(redis::link::Link::default()),
+            },
+            place,
+            paused_until_ms: 0,
+            mail: VecDeque::new(),
+            cluster_asks: VecDeque::new(),
             bridge: Bridge::new(bridge),
             to_shards: (0..=shards).map(|_| (0..shards).map(|_| VecDeque::new()).collect()).collect(),
             to_bridge: (0..shards).map(|_| VecDeque::new()).collect(),
@@ -55,21 +97,30 @@ impl Node {
         }
     }
 
+    /// Its connections to Redis, if it has any.
+    pub fn redis(&mut self) -> Option<&mut redis::link::Link> {
+        match &mut self.bus {
+            Bus::Local(_) => None,
+            Bus::Redis(link) => Some(link),
+        }
+    }
+
     /// Carries out what an engine decided: marks the links, fills the lanes.
     pub fn collect(&mut self, shard: usize, links: &mut Links) {
+        let global = self.place.number * SHARDS_MAX + shard;
         let effects = &mut self.engines[shard].effects;
         for connection in effects.sends.drain(..) {
-            if let Some(link) = links.get_mut(&(shard, connection)) {
+            if let Some(link) = links.get_mut(&(global, connection)) {
                 link.wants_send = true;
             }
         }
         for connection in effects.shutdowns.drain(..) {
-            if let Some(link) = links.get_mut(&(shard, connection)) {
+            if let Some(link) = links.get_mut(&(global, connection)) {
                 link.server_shut = true;
             }
         }
         for connection in effects.drops.drain(..) {
-            if let Some(link) = links.get_mut(&(shard, connection)) {
+            if let Some(link) = links.get_mut(&(global, connection)) {
                 link.dropped = true;
             }
         }
@@ -129,7 +180,14 @@ impl Node {
     /// Whether every lane is empty.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.to_shards.iter().flatten().all(VecDeque::is_empty) && self.to_bridge.iter().all(VecDeque::is_empty)
+        self.to_shards.iter().flatten().all(VecDeque::is_empty)
+            && self.to_bridge.iter().all(VecDeque::is_empty)
+            && self.mail.is_empty()
+            && self.paused_until_ms == 0
+            && match &self.bus {
+                Bus::Local(_) => true,
+                Bus::Redis(link) => link.is_idle(),
+            }
     }
 
     fn carry_out(&mut self, now: Now, random: &mut Random, store: &mut SimStore, effects: Vec<BridgeEffect>) {
@@ -140,11 +198,20 @@ impl Node {
         while let Some(effect) = queue.pop_front() {
             match effect {
                 BridgeEffect::Shard(to, message) => self.post(random, usize::from(to.0), message),
-                BridgeEffect::Store(request) => store.submit(now.mono_ms(), random, request),
+                BridgeEffect::Store(request) => {
+                    store.submit(now.mono_ms(), random, self.place.process, request);
+                }
                 BridgeEffect::Bus(request) => {
                     let request = self.spoil(request);
+                    let bus = match &mut self.bus {
+                        Bus::Local(bus) => bus,
+                        Bus::Redis(link) => {
+                            link.ask(request);
+                            continue;
+                        }
+                    };
                     let room = request.room().clone();
-                    let reply = self.bus.handle(now, request, &mut events);
+                    let reply = bus.handle(now, request, &mut events);
                     asked += 1;
                     assert!(asked <= BUS_ASKS_MAX, "bridge and bus go in circles over {room:?}: {reply:?}");
                     // The answer before the event, or after it: both happen with a real bus.
@@ -161,7 +228,8 @@ impl Node {
                     queue.extend(more.drain(..));
                 }
                 // The nodes here stand alone.
-                BridgeEffect::Cluster(_) | BridgeEffect::Evicted { .. } => {}
+                BridgeEffect::Cluster(request) => self.cluster_asks.push_back(request),
+                BridgeEffect::Evicted { .. } => {}
                 BridgeEffect::Answer { .. } | BridgeEffect::Stats(..) | BridgeEffect::Finished => {}
             }
         }

@@ -80,6 +80,13 @@ impl Oracle {
         }
     }
 
+    /// The highest seq of a room that anybody saw or that was acked.
+    #[must_use]
+    pub fn last_seen(&self, room: &str) -> u64 {
+        let seen = self.seen.keys().filter(|(of, _)| of == room).map(|(_, seq)| *seq).max().unwrap_or(0);
+        self.acked_in(room).map(|(seq, _)| seq).max().unwrap_or(0).max(seen)
+    }
+
     /// How many messages were acked.
     #[must_use]
     pub fn acked_count(&self) -> usize {

@@ -1,5 +1,5 @@
 //! The fake store: the reference implementation of the contract, behind a queue that delays, refuses, and leaves
-//! outcomes unknown. What it has applied is durable and survives a crash; what waits may be applied or lost.
+//! outcomes unknown. What it has applied is durable and survives a crash; what waits may be applied, later, or lost.
 
 use crate::Plant;
 use crate::random::Random;
@@ -7,6 +7,7 @@ use roomwire_engine::names::RoomId;
 use roomwire_engine::store::memory::MemoryStore;
 use roomwire_engine::store::{From, ReadRow, StoreReply, StoreRequest};
 use roomwire_wire::id::MessagePlace;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How the store behaves for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +24,15 @@ pub enum Mode {
 #[derive(Debug)]
 pub struct SimStore {
     durable: MemoryStore,
-    /// Answer with the outcome at that time.
-    waiting: Vec<(u64, StoreRequest)>,
-    /// Apply at that time; the answer was given before.
+    /// Answer the process with the outcome at that time.
+    waiting: Vec<(u64, u64, StoreRequest)>,
+    /// Apply at that time; the answer was given before, or there is nobody to give it to.
     late: Vec<(u64, StoreRequest)>,
-    replies: Vec<StoreReply>,
+    replies: Vec<(u64, StoreReply)>,
     /// How it behaves now.
     pub mode: Mode,
+    /// Processes that cannot reach it.
+    pub cut_off: BTreeSet<u64>,
     plant: Option<Plant>,
 }
 
@@ -43,26 +46,28 @@ impl SimStore {
             late: Vec::new(),
             replies: Vec::new(),
             mode: Mode::Well,
+            cut_off: BTreeSet::new(),
             plant,
         }
     }
 
-    /// Takes a request.
-    pub fn submit(&mut self, now_ms: u64, random: &mut Random, request: StoreRequest) {
+    /// Takes a request of a process.
+    pub fn submit(&mut self, now_ms: u64, random: &mut Random, process: u64, request: StoreRequest) {
         if self.plant == Some(Plant::AckBeforeDurable)
             && let StoreRequest::Append { ticket, .. } = &request
         {
-            self.replies.push(StoreReply::Appended { ticket: *ticket });
+            self.replies.push((process, StoreReply::Appended { ticket: *ticket }));
             self.late.push((now_ms + random.below(400), request));
             return;
         }
-        match self.mode {
-            Mode::Well => self.waiting.push((now_ms + random.below(4), request)),
-            Mode::Slow => self.waiting.push((now_ms + random.below(4_000), request)),
+        let mode = if self.cut_off.contains(&process) { Mode::Refusing } else { self.mode };
+        match mode {
+            Mode::Well => self.waiting.push((now_ms + random.below(4), process, request)),
+            Mode::Slow => self.waiting.push((now_ms + random.below(4_000), process, request)),
             Mode::Refusing => {
-                self.replies.push(StoreReply::Failed { ticket: request.ticket(), retry_after_ms: 200 });
+                self.replies.push((process, StoreReply::Failed { ticket: request.ticket(), retry_after_ms: 200 }));
                 match random.below(4) {
-                    0 => drop(self.durable.handle(request)),
+                    0 => drop(self.apply(request)),
                     1 => self.late.push((now_ms + random.below(3_000), request)),
                     _ => {}
                 }
@@ -70,17 +75,17 @@ impl SimStore {
         }
     }
 
-    /// Applies what is due and gives one reply, if there is one, in any order.
-    pub fn poll(&mut self, now_ms: u64, random: &mut Random) -> Option<StoreReply> {
+    /// Applies what is due and gives one reply and whose it is, if there is one, in any order.
+    pub fn poll(&mut self, now_ms: u64, random: &mut Random) -> Option<(u64, StoreReply)> {
         while let Some(index) = self.late.iter().position(|(due, _)| *due <= now_ms) {
             let (_, request) = self.late.remove(index);
-            self.durable.handle(request);
+            self.apply(request);
         }
         let due: Vec<usize> = (0..self.waiting.len()).filter(|index| self.waiting[*index].0 <= now_ms).collect();
         if !due.is_empty() {
-            let (_, request) = self.waiting.remove(due[random.index(due.len())]);
-            let reply = self.durable.handle(request);
-            self.replies.push(reply);
+            let (_, process, request) = self.waiting.remove(due[random.index(due.len())]);
+            let reply = self.apply(request);
+            self.replies.push((process, reply));
         }
         if self.replies.is_empty() { None } else { Some(self.replies.remove(random.index(self.replies.len()))) }
     }
@@ -91,15 +96,54 @@ impl SimStore {
         self.waiting.is_empty() && self.late.is_empty() && self.replies.is_empty()
     }
 
-    /// The node died: what waited is applied or lost, and nobody hears the answers.
-    pub fn crash(&mut self, random: &mut Random) {
-        let lossy = self.plant == Some(Plant::AckBeforeDurable);
-        for (_, request) in self.waiting.drain(..).chain(self.late.drain(..)) {
-            if !lossy && random.one_in(2) {
-                self.durable.handle(request);
+    /// A process died: what it waited for is applied, now or later, or lost, and nobody hears the answers.
+    pub fn crash(&mut self, now_ms: u64, process: u64, random: &mut Random) {
+        let (mine, others) = std::mem::take(&mut self.waiting).into_iter().partition(|(_, of, _)| *of == process);
+        self.waiting = others;
+        let mine: Vec<(u64, u64, StoreRequest)> = mine;
+        for (_, _, request) in mine {
+            match random.below(4) {
+                0 => drop(self.apply(request)),
+                1 => self.late.push((now_ms + random.below(5_000), request)),
+                _ => {}
             }
         }
-        self.replies.clear();
+        if self.plant == Some(Plant::AckBeforeDurable) {
+            self.late.clear();
+        }
+        self.replies.retain(|(of, _)| *of != process);
+    }
+
+    /// Carries out a request, with the planted bug if there is one.
+    fn apply(&mut self, mut request: StoreRequest) -> StoreReply {
+        match (self.plant, &mut request) {
+            (Some(Plant::VoidAnyGeneration), StoreRequest::Void { room, generation, .. }) => {
+                *generation = self.durable.meta(room).generation;
+            }
+            (Some(Plant::LeaveHoles), StoreRequest::SetBase { voids, .. }) => voids.clear(),
+            (
+                Some(plant @ (Plant::RowsBeatVoids | Plant::LowestGeneration)),
+                StoreRequest::Page { ticket, room, after, before, .. },
+            ) => return self.wrong_page(plant, *ticket, room, *after, *before),
+            _ => {}
+        }
+        self.durable.handle(request)
+    }
+
+    /// A page as a reader who breaks a rule would see it.
+    fn wrong_page(&mut self, plant: Plant, ticket: u64, room: &RoomId, after: u64, before: u64) -> StoreReply {
+        let whole = StoreRequest::ReadRoom { ticket, room: room.clone(), window: u32::MAX };
+        let StoreReply::Room { meta, tail, .. } = self.durable.handle(whole) else {
+            unreachable!("a room is answered with a room")
+        };
+        let mut rows: BTreeMap<u64, ReadRow> = BTreeMap::new();
+        for row in tail.into_iter().filter(|row| row.seq > after && row.seq < before) {
+            let is_void = meta.voids.contains(&row.seq) && plant != Plant::RowsBeatVoids;
+            if !is_void && (plant == Plant::RowsBeatVoids || !rows.contains_key(&row.seq)) {
+                rows.insert(row.seq, ReadRow { row, read_by: Vec::new() });
+            }
+        }
+        StoreReply::Page { ticket, rows: rows.into_values().collect(), cut: false, oldest: 0 }
     }
 
     /// The resolved rows with `after < seq < before`.
@@ -125,11 +169,10 @@ impl SimStore {
         place.seq == seq && self.rows(room, seq - 1, seq + 1).iter().any(|read| read.row.generation == place.epoch)
     }
 
-    /// How many seqs of a room are void.
-    pub fn voids(&mut self, room: &str) -> usize {
-        match self.durable.handle(StoreRequest::ReadRoom { ticket: 0, room: RoomId::new(room), window: 1 }) {
-            StoreReply::Room { meta, .. } => meta.voids.len(),
-            other => unreachable!("a room is answered with a room, not {other:?}"),
-        }
+    /// How many seqs of a room are void, and its generation.
+    #[must_use]
+    pub fn facts(&self, room: &str) -> (u64, u64) {
+        let meta = self.durable.meta(&RoomId::new(room));
+        (meta.voids.len() as u64, meta.generation)
     }
 }

@@ -43,6 +43,8 @@ enum Want {
         seq: u64,
         epoch: Option<u64>,
         limit: u32,
+        /// It lies beyond what was delivered here: judged once the HEAD of that number is.
+        check: Option<u64>,
     },
     Page(Range),
 }
@@ -93,7 +95,7 @@ fn want_of(ask: &HistoryAsk) -> Want {
     };
     match *ask {
         HistoryAsk::Last { limit } => newest(0, None, limit, true),
-        HistoryAsk::Since { seq, epoch, limit } => Want::Since { seq, epoch, limit },
+        HistoryAsk::Since { seq, epoch, limit } => Want::Since { seq, epoch, limit, check: None },
         HistoryAsk::Range { after: None, before, limit } => newest(0, before, limit, false),
         HistoryAsk::Range { after: Some(after), before, limit } => {
             let left = limit.min(HISTORY_MESSAGES_MAX);
@@ -130,7 +132,23 @@ impl Room {
                 return;
             };
             match want {
-                Want::Since { seq, epoch, limit } => match self.judge(seq, epoch) {
+                Want::Since { seq, epoch, limit, check }
+                    if turn.shared.config.cluster && self.is_beyond(seq, epoch) =>
+                {
+                    // The client was on another node, which may be further.
+                    let number = check.unwrap_or(self.heads + 1);
+                    if self.receiver.has_checked(number) {
+                        self.serve_range(turn, to, since(false, seq, limit));
+                        continue;
+                    }
+                    if check.is_none() {
+                        self.want_head();
+                    }
+                    let want = Want::Since { seq, epoch, limit, check: Some(number) };
+                    self.history.get_or_insert_default().asks.push_front(Ask { to, want });
+                    return;
+                }
+                Want::Since { seq, epoch, limit, .. } => match self.judge(seq, epoch) {
                     Some(is_valid) => self.serve_range(turn, to, since(is_valid, seq, limit)),
                     None => self.read_bases(turn, Ask { to, want }),
                 },
@@ -139,13 +157,26 @@ impl Room {
         }
     }
 
+    /// Whether a client's position lies beyond all that is known here.
+    fn is_beyond(&self, seq: u64, epoch: Option<u64>) -> bool {
+        seq > self.receiver.last() || epoch.is_some_and(|epoch| epoch > self.receiver.generation)
+    }
+
+    /// What a client's position is to be compared with cannot be found now.
+    pub(super) fn check_failed(&mut self, turn: &mut Turn<'_>, hint_ms: u32) {
+        let first = self.history.as_ref().and_then(|history| history.asks.front());
+        if first.is_some_and(|ask| matches!(ask.want, Want::Since { check: Some(_), .. })) {
+            self.refuse_history(turn, hint_ms);
+        }
+    }
+
     /// Whether a client's position is one of this room's present; `None` if the store must be asked.
     fn judge(&self, seq: u64, epoch: Option<u64>) -> Option<bool> {
         let receiver = &self.receiver;
-        let epoch = epoch.unwrap_or(receiver.generation);
-        if seq > receiver.last() || epoch > receiver.generation {
+        if self.is_beyond(seq, epoch) {
             return Some(false);
         }
+        let epoch = epoch.unwrap_or(receiver.generation);
         if epoch == receiver.generation || seq == 0 {
             return Some(true);
         }

@@ -76,6 +76,8 @@ pub(super) struct Receiver {
     hole_wait_ms: u64,
     /// When the store may be read again for what is missing.
     read_ms: Option<u64>,
+    /// The number of the last HEAD whose answer is taken into account: `know` is no older.
+    pub(super) checked: u64,
     /// When a doubt last made it look at the head.
     doubted_ms: u64,
     /// Names its entry in the list of heads to look at.
@@ -85,6 +87,8 @@ pub(super) struct Receiver {
 /// The store's view of a room that is not live on the bus.
 #[derive(Debug, Default)]
 struct ColdRead {
+    /// Of the HEAD that was answered "not live".
+    number: u64,
     meta: RoomMeta,
     tail: Vec<Row>,
     /// What the room's head is, if the bus says once more that the room is not live: nothing read was undecided then.
@@ -98,6 +102,11 @@ impl Receiver {
 
     pub(super) fn is_known(&self) -> bool {
         self.position == Position::Known
+    }
+
+    /// All that was decided when the HEAD of that number was answered is delivered.
+    pub(super) fn has_checked(&self, number: u64) -> bool {
+        self.checked >= number && self.next > self.know && self.reading_hole.is_none()
     }
 
     /// The last seq that was delivered or skipped.
@@ -297,6 +306,7 @@ impl Room {
         let Some(know) = receiver.reading_hole.take().filter(|_| receiver.is_known()) else { return };
         let StoreReply::Page { rows, cut, .. } = reply else {
             receiver.read_ms = Some(turn.now_ms() + back_off_ms(2, hint_ms(&reply)));
+            self.check_failed(turn, hint_ms(&reply));
             return;
         };
         // `know` may have grown since; this page can only speak of what was decided when it was asked for.
@@ -319,7 +329,8 @@ impl Room {
 
     // HEAD.
 
-    pub(super) fn head(&mut self, turn: &mut Turn<'_>, head: Head) {
+    pub(super) fn head(&mut self, turn: &mut Turn<'_>, number: u64, head: Head) {
+        self.receiver.checked = number;
         if self.receiver.position == Position::Asking {
             self.receiver.reading_cold = None;
             self.settle(turn, (head.generation, head.base, head.stable), None);
@@ -340,7 +351,7 @@ impl Room {
     }
 
     /// The bus does not hold the room.
-    pub(super) fn head_needs_init(&mut self, turn: &mut Turn<'_>) {
+    pub(super) fn head_needs_init(&mut self, turn: &mut Turn<'_>, number: u64) {
         if self.init.is_none() && (self.has_unresolved() || self.has_queue()) {
             self.init_wanted = true;
         }
@@ -357,7 +368,7 @@ impl Room {
         // One that knows its place may have missed messages of a bus that is gone: the store tells.
         let may_lack = self.receiver.is_known() && self.receiver.listens && self.init.is_none() && !self.init_wanted;
         if (is_asking || may_lack) && self.receiver.reading_cold.is_none() {
-            self.receiver.reading_cold = Some(Box::default());
+            self.receiver.reading_cold = Some(Box::new(ColdRead { number, ..ColdRead::default() }));
             self.ask_store(turn, Purpose::Cold, |ticket, room| StoreRequest::ReadRoom {
                 ticket,
                 room,
@@ -372,6 +383,7 @@ impl Room {
         if self.receiver.position == Position::Asking {
             self.position_failed(turn, hint_ms);
         }
+        self.check_failed(turn, hint_ms);
         self.writer_waits(turn.now_ms() + wait_ms);
     }
 
@@ -415,6 +427,7 @@ impl Room {
         if self.receiver.position == Position::Asking {
             self.position_failed(turn, hint_ms);
         }
+        self.check_failed(turn, hint_ms);
     }
 
     fn cold_surveyed(&mut self, turn: &mut Turn<'_>, mut cold: Box<ColdRead>, survey: &Survey) {
@@ -422,16 +435,21 @@ impl Room {
             // A receiver that knows its place, and whose room the bus lost: the store may have more.
             if self.receiver.is_known() && survey.last >= self.receiver.next {
                 self.init_wanted = true;
+            } else {
+                self.receiver.checked = self.receiver.checked.max(cold.number);
             }
             return;
         }
-        if survey.missing.is_empty() {
+        // A generation without a base is one that is being made, or was given up: what lies behind its beginning may be
+        // left out of it by who makes it, though it is here already.
+        let is_being_made = cold.meta.bases.last().map_or(0, |(generation, _)| *generation) != cold.meta.generation;
+        if survey.missing.is_empty() && !is_being_made {
             cold.last = Some(survey.last);
             self.receiver.reading_cold = Some(cold);
             self.want_head();
             return;
         }
-        // Seqs that nobody decided yet: only an initialisation may.
+        // Only an initialisation may decide what nobody decided yet.
         if self.init.is_some() {
             self.position_failed(turn, 0);
         } else {
@@ -443,7 +461,6 @@ impl Room {
     /// The room was not live before the read, nor after.
     fn cold_confirmed(&mut self, turn: &mut Turn<'_>, cold: ColdRead) {
         if self.receiver.position == Position::Asking {
-            // A generation without a base was never live: whoever began it died on the way.
             let (generation, base) = cold.meta.bases.last().copied().unwrap_or((0, 1));
             let last = cold.last.unwrap_or(0);
             self.settle(turn, (generation, base, last), Some(cold.meta.bases.into()));

@@ -29,7 +29,8 @@ pub(super) enum BusAsked {
     Publish(Vec<(u64, u64)>),
     Void1,
     Void2,
-    Head,
+    /// With its number.
+    Head(u64),
     Begin,
     Finish,
     Retire,
@@ -57,6 +58,8 @@ pub(super) struct Room {
     reads: Reads,
     /// A HEAD is due; one that is under way may have been carried out too early to count.
     head_wanted: bool,
+    /// The number of the last HEAD that was sent.
+    pub(super) heads: u64,
     /// The bus holds no state of the room, and somebody needs it.
     pub(super) init_wanted: bool,
     pub(super) receiver: Receiver,
@@ -81,6 +84,7 @@ impl Room {
             bus_asked: VecDeque::new(),
             reads: Reads::default(),
             head_wanted: false,
+            heads: 0,
             init_wanted: false,
             receiver: Receiver::default(),
             recent: Recent::default(),
@@ -191,9 +195,9 @@ impl Room {
         match asked {
             BusAsked::Sequence => self.sequenced(turn, reply),
             BusAsked::Publish(places) => self.published(turn, &places, &reply),
-            BusAsked::Head => match reply {
-                BusReply::Head { head, .. } => self.head(turn, head),
-                BusReply::NeedInit { .. } => self.head_needs_init(turn),
+            BusAsked::Head(number) => match reply {
+                BusReply::Head { head, .. } => self.head(turn, number, head),
+                BusReply::NeedInit { .. } => self.head_needs_init(turn, number),
                 _ => self.head_failed(turn, hint_ms),
             },
             BusAsked::Begin => self.begun(turn, &reply),
@@ -289,9 +293,10 @@ impl Room {
         self.pump_receiver(turn);
         self.pump_history(turn);
         self.pump_writer(turn);
-        if self.head_wanted && !self.bus_asked.iter().any(|asked| matches!(asked, BusAsked::Head)) {
+        if self.head_wanted && !self.bus_asked.iter().any(|asked| matches!(asked, BusAsked::Head(_))) {
             self.head_wanted = false;
-            self.ask_bus(turn, BusAsked::Head, BusRequest::Head { room: self.id.clone() });
+            self.heads += 1;
+            self.ask_bus(turn, BusAsked::Head(self.heads), BusRequest::Head { room: self.id.clone() });
         }
         if self.has_flush_work(turn.now) && !self.is_dirty {
             self.is_dirty = true;

@@ -437,3 +437,36 @@ fn what_was_held_of_a_dead_generation_is_not_delivered() {
     world.publish("third", None);
     assert_eq!(world.delivered(0), [(1, "first".into()), (2, "second".into()), (3, "third".into())]);
 }
+
+#[test]
+fn a_client_that_is_further_than_its_new_node_waits_for_it_to_catch_up() {
+    let mut world = World::with(BridgeConfig { cluster: true, ..config(7) });
+    world.add_node(BridgeConfig { cluster: true, ..config(100) });
+    world.subscribe(0);
+    world.publish("first", None);
+    // The second node has not heard of 2 and 3 when their reader comes.
+    world.is_deaf = true;
+    world.publish_at(1, "second", None);
+    world.publish_at(1, "third", None);
+    world.is_deaf = false;
+    assert_eq!(world.delivered(0).len(), 1);
+    let page = world.one_page(connection(0, 1), HistoryAsk::Since { seq: 3, epoch: Some(1), limit: 50 });
+    assert_eq!((page.seqs(), page.flags()), (vec![], (true, false, true)));
+    assert_eq!(world.delivered(0).len(), 3);
+    let page = world.one_page(connection(0, 1), HistoryAsk::Since { seq: 9, epoch: Some(1), limit: 50 });
+    assert_eq!((page.seqs(), page.flags()), (vec![1, 2, 3], (false, false, true)), "no node is that far");
+}
+
+#[test]
+fn a_generation_that_is_being_made_keeps_rows_from_being_read_as_decided() {
+    let mut world = World::new();
+    world.publish("first", None);
+    world.bus = crate::bus::LocalBus::new(3);
+    // Another node has begun a generation, and has read the tail: what it did not see there it will not keep.
+    let begins = crate::store::StoreRequest::AdvanceGen { ticket: 1, room: room(), expect: 1, owner: 99 };
+    world.store.handle(begins);
+    world.ask(connection(0, 1), LAST);
+    world.pass(5_000);
+    assert_eq!(world.take_pages().len(), 1);
+    assert_eq!(world.store.meta(&room()).bases, [(1, 1), (3, 2)], "the reader made one that includes the row");
+}

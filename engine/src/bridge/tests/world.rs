@@ -51,6 +51,8 @@ pub(super) struct World {
     pub(super) bus_fails_after: bool,
     /// Events reach the bridges before the reply of what caused them.
     pub(super) events_first: bool,
+    /// No node hears any event.
+    pub(super) is_deaf: bool,
     queue: VecDeque<(usize, BridgeEffect)>,
     is_busy: bool,
     pub(super) reads: usize,
@@ -105,6 +107,7 @@ impl World {
             bus_fails: None,
             bus_fails_after: false,
             events_first: false,
+            is_deaf: false,
             queue: VecDeque::new(),
             is_busy: false,
             reads: 0,
@@ -262,7 +265,7 @@ impl World {
             return;
         };
         for node in 0..self.nodes.len() {
-            if self.nodes[node].subscribed.contains(room) {
+            if self.nodes[node].subscribed.contains(room) && !self.is_deaf {
                 self.event_at(node, BridgeEvent::BusEvent(event.clone()));
             }
         }
