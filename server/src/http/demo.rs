@@ -6,7 +6,7 @@ use crate::auth::token::USER_NAME_BYTES_MAX;
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
@@ -85,7 +85,12 @@ fn id_of(name: &str) -> String {
     format!("{}.{hash:016x}", kept.trim_matches('-'))
 }
 
-async fn config(app: State<App>) -> Result<Response, Problem> {
+/// Behind a balancer, which says so by `X-Forwarded-Host`, the WebSocket is where the page came from.
+async fn config(app: State<App>, headers: HeaderMap) -> Result<Response, Problem> {
+    let balancer = headers.get("x-forwarded-host").and_then(|host| host.to_str().ok()).filter(|host| is_own_name(host));
+    if let Some(host) = balancer {
+        return Ok(json_answer(StatusCode::OK, &json!({ "url": format!("ws://{host}/ws") })));
+    }
     let figures = figures(&app).await?;
     let Some(listen) = figures.listen else { return Err(Problem::unavailable("the node is starting")) };
     Ok(json_answer(StatusCode::OK, &json!({ "url": format!("ws://{listen}/ws") })))

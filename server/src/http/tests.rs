@@ -400,6 +400,12 @@ fn the_demo_page_gets_a_url_and_tokens_under_its_own_name_only() {
         assert_eq!(node.error("GET", "/dev/token?user=%20", "").await.0, 400);
         let (status, _, _) = node.send("GET /dev/token?user=ada HTTP/1.1\r\nHost: evil.example", b"").await;
         assert_eq!(status, 403, "another site's name that points here");
+        let balancer = "GET /dev/config HTTP/1.1\r\nHost: localhost:1\r\nX-Forwarded-Host: localhost:18080";
+        let (_, _, body) = node.send(balancer, b"").await;
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), json!({"url": "ws://localhost:18080/ws"}));
+        let stranger = "GET /dev/config HTTP/1.1\r\nHost: localhost:1\r\nX-Forwarded-Host: evil.example";
+        let (_, _, body) = node.send(stranger, b"").await;
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), json!({"url": "ws://127.0.0.1:8080/ws"}));
         node.figures.lock().unwrap().listen = None;
         assert_eq!(node.error("GET", "/dev/config", "").await.0, 503);
     });
