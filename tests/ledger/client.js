@@ -31,9 +31,16 @@ export class LedgerClient {
     try {
       const socket = new WebSocket(await this.dial(this), { handshakeTimeout: CONNECT_MS_MAX, perMessageDeflate: false });
       this.socket = socket;
-      socket.on('message', (data) => { if (socket === this.socket) this.receive(JSON.parse(String(data))); });
+      socket.on('message', (data) => {
+        socket.heardAt = performance.now();
+        if (socket === this.socket) this.receive(JSON.parse(String(data)));
+      });
       socket.on('error', () => {}); // 'close' follows
-      socket.on('close', (code) => { if (socket === this.socket) this.lost(code); });
+      socket.on('ping', () => { socket.heardAt = performance.now(); });
+      socket.on('close', (code) => {
+        clearInterval(socket.watchdog);
+        if (socket === this.socket) this.lost(code);
+      });
     } catch {
       this.lost(0);
     }
@@ -92,9 +99,11 @@ export class LedgerClient {
     }
   }
 
-  connected({ node }) {
-    this.attempt = 0;
-    this.node = node;
+  connected({ node, heartbeatMs }) {
+    Object.assign(this, { attempt: 0, node });
+    const { socket } = this;
+    // A server that is silent for two of its ping periods and a half is gone.
+    socket.watchdog = setInterval(() => { if (performance.now() - socket.heardAt > 2.5 * heartbeatMs) socket.terminate(); }, heartbeatMs / 2);
     this.ledger.count.connects++;
     for (const { id, place, got } of this.rooms.values()) {
       if (got.length) this.ledger.count.resumes++;
