@@ -33,6 +33,7 @@ export class Neighbour {
 
   async left(user) {
     for (const sockets of this.rooms.values()) for (const socket of sockets) if (socket.readyState !== 1) sockets.delete(socket);
+    if (this.ended) return;
     await this.publisher.del(`presence:${user}`);
     await this.publisher.publish('presence:updates', JSON.stringify({ type: 'user_offline', userId: user, timestamp: Date.now() }));
   }
@@ -60,6 +61,7 @@ export class Neighbour {
   }
 
   async end() {
+    this.ended = true;
     for (const socket of this.server.clients) socket.terminate();
     this.server.close();
     await once(this.server, 'close');
