@@ -168,8 +168,10 @@ impl Worker {
                 Ok(StoreReply::Page { ticket, rows, cut, oldest })
             }
             StoreRequest::ReadRoom { ticket, room, window } => {
-                let meta = self.read_meta(link, &room).await?;
+                // In this order: a base that is set meanwhile then judges rows that were there before it, never the
+                // other way round.
                 let tail = self.tail(link, &room, window).await?;
+                let meta = self.read_meta(link, &room).await?;
                 Ok(StoreReply::Room { ticket, meta, tail })
             }
             StoreRequest::ReadGen { ticket, room } => {
