@@ -176,7 +176,9 @@ impl Room {
             Purpose::Cold | Purpose::ColdOldest => Some(&mut self.reads.cold),
             Purpose::Bases | Purpose::Page => Some(&mut self.reads.history),
             Purpose::Hole => Some(&mut self.reads.hole),
-            Purpose::Init { .. } | Purpose::Resolve { .. } | Purpose::Known { .. } | Purpose::Void => None,
+            Purpose::Init { .. } | Purpose::Resolve { .. } | Purpose::Known { .. } | Purpose::Void | Purpose::Fence => {
+                None
+            }
         }
     }
 
@@ -232,6 +234,7 @@ impl Room {
             Purpose::Page => self.page_read(turn, reply),
             Purpose::Hole => self.hole_read(turn, reply),
             Purpose::Resolve { generation, seq } => self.resolved(turn, generation, seq, &reply),
+            Purpose::Fence => self.fenced(turn, &reply),
             Purpose::Known { attempt, seq } => self.known_read(turn, attempt, seq, &reply),
             Purpose::Void => self.void_stored(turn, &reply, hint_ms(&reply)),
         }

@@ -69,6 +69,8 @@ pub(super) enum Purpose {
     Known { attempt: u64, seq: u64 },
     /// The compare-and-set of a void.
     Void,
+    /// Strict mode: the latest generation.
+    Fence,
 }
 
 /// A receipt under way.

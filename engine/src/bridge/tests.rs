@@ -4,4 +4,5 @@ mod faults;
 mod history;
 mod publish;
 mod restart;
+mod strict;
 mod world;

@@ -7,6 +7,7 @@
 //! brought to its end: it may appear later, once, and a retry with the same client id gets its true ids.
 
 mod answers;
+mod fence;
 mod known;
 
 use super::receiver::PENDING_MS_MAX;
@@ -102,6 +103,8 @@ pub(super) struct Writer {
     written: BTreeMap<(u64, u64), Written>,
     /// Those of `written` that wait for a PUB, and for a HEAD.
     durable: Vec<(u64, u64)>,
+    /// Strict mode: the store is being asked whether their generation is still the latest.
+    fencing: Vec<(u64, u64)>,
     unresolved: BTreeSet<(u64, u64)>,
     /// Client ids under way here, and who else waits for each.
     keys: HashMap<DedupeKey, Vec<Origin>>,
@@ -280,7 +283,8 @@ impl Room {
     }
 
     pub(super) fn has_flush_work(&self, now: crate::Now) -> bool {
-        let has_durable = |writer: &Writer| !writer.publish_again && !writer.durable.is_empty();
+        let has_durable =
+            |writer: &Writer| !writer.publish_again && !writer.durable.is_empty() && writer.fencing.is_empty();
         let has_durable = self.writer.as_deref().is_some_and(has_durable);
         has_durable || self.may_sequence(now.mono_ms())
     }
@@ -307,9 +311,19 @@ impl Room {
 
     pub(super) fn send_publishes(&mut self, turn: &mut Turn<'_>) {
         let Some(writer) = self.writer.as_mut().filter(|writer| !writer.publish_again) else { return };
+        if turn.shared.config.strict {
+            self.fence(turn);
+        } else {
+            let durable = std::mem::take(&mut writer.durable);
+            self.publish_places(turn, durable);
+        }
+    }
+
+    /// PUB for these.
+    fn publish_places(&mut self, turn: &mut Turn<'_>, mut durable: Vec<(u64, u64)>) {
+        let Some(writer) = &mut self.writer else { return };
         let mut places = Vec::new();
         let mut items = Vec::new();
-        let mut durable = std::mem::take(&mut writer.durable);
         durable.sort_unstable();
         for place in durable {
             let Some(written) = writer.written.get_mut(&place) else { continue };
