@@ -9,8 +9,11 @@ use crate::names::ConnectionId;
 use roomwire_wire::close::CloseCode;
 use roomwire_wire::message::ServerMessage;
 
-/// Milliseconds at the end of the window that are left for closing handshakes.
+/// Milliseconds at the end of the window that are left for leaving and for closing handshakes.
 const CLOSING_MS: u32 = 1_000;
+/// Milliseconds after its own time that a client has to go by itself: one that obeys must not lose a race against the close.
+const LEAVE_MS: u32 = 500;
+const _: () = assert!(LEAVE_MS < CLOSING_MS);
 
 /// A drain under way.
 #[derive(Debug)]
@@ -62,7 +65,7 @@ impl Engine {
             let from = position * u64::from(window_ms) / count;
             let until = (position + 1) * u64::from(window_ms) / count;
             let after_ms = from + u64::from(self.random.below((until - from) as u32 + 1));
-            let tick = self.tick + (after_ms / TICK_MS) as u32 + 1;
+            let tick = self.tick + ((after_ms + u64::from(LEAVE_MS)) / TICK_MS) as u32 + 1;
             self.send(*id, &ServerMessage::Reconnect { after_ms, reason: "draining" }, Kind::Kept);
             if let Some(connection) = self.connection_mut(*id) {
                 connection.mark = tick.min(NEVER - 1);

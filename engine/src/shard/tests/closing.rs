@@ -76,11 +76,13 @@ fn drain(window_ms: u32) -> Vec<(u64, u64)> {
 }
 
 #[test]
-fn a_drain_gives_each_client_its_own_time_and_closes_it_then() {
+fn a_drain_gives_each_client_its_own_time_and_closes_it_half_a_second_later() {
     let times = drain(10_000);
     for (said_ms, closed_ms) in &times {
-        assert!(closed_ms >= said_ms && *closed_ms <= said_ms + 250, "{said_ms} {closed_ms}");
-        assert!(*closed_ms <= 9_300, "a second is left for closing");
+        // One that obeys is away by then, and does not take the close for a fault.
+        let later = said_ms + 500..=said_ms + 750;
+        assert!(later.contains(closed_ms), "{said_ms} {closed_ms}");
+        assert!(*closed_ms <= 9_800, "within the window");
     }
     // Spread evenly: about as many in each third of the nine seconds.
     for third in 0..3 {
