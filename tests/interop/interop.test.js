@@ -104,6 +104,7 @@ test('presence is theirs to read, and is told to them', async () => {
 test('a hostile publisher is counted, and changes nothing', async () => {
   const messages = () => ours.received.filter(({ type }) => type === 'chat_message');
   const { seq } = await ours.publish(ROOM, 'before', 'interop-before');
+  await ours.next('chat_message', ({ content }) => content === 'before');
   const before = messages().length;
   const real = messages().at(-1);
   const counts = { no_object: await dropped('no_object'), not_ours: await dropped('not_ours'), too_large: await dropped('too_large') };

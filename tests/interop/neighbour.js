@@ -10,6 +10,7 @@ export class Neighbour {
   static async start(redisPort) {
     const neighbour = new Neighbour();
     neighbour.rooms = new Map(); // room id -> the sockets in it
+    neighbour.parting = []; // goodbyes under way
     neighbour.publisher = new Redis({ port: redisPort, host: '127.0.0.1' });
     neighbour.subscriber = new Redis({ port: redisPort, host: '127.0.0.1' });
     neighbour.subscriber.on('message', (channel, text) => neighbour.heard(channel, text));
@@ -25,7 +26,7 @@ export class Neighbour {
 
   async accept(socket, user) {
     socket.on('message', (data) => this.obey(socket, user, JSON.parse(String(data))));
-    socket.on('close', () => this.left(user));
+    socket.on('close', () => this.parting.push(this.left(user)));
     await this.publisher.set(`presence:${user}`, 'online', 'EX', PRESENCE_SECS);
     await this.publisher.publish('presence:updates', JSON.stringify({ type: 'user_online', userId: user, timestamp: Date.now() }));
     socket.send(JSON.stringify({ type: 'connected', userId: user }));
@@ -65,6 +66,7 @@ export class Neighbour {
     for (const socket of this.server.clients) socket.terminate();
     this.server.close();
     await once(this.server, 'close');
+    await Promise.all(this.parting);
     this.publisher.disconnect();
     this.subscriber.disconnect();
   }
