@@ -101,6 +101,7 @@ fn planted_bugs_are_found() {
 #[test]
 fn each_rule_of_the_protocol_that_is_left_out_is_found() {
     for plant in Plant::ALL {
-        finds(Shape::Cluster, 100, plant);
+        // Most show within ten seeds; `finish-any-token`, which takes two initialisations at once, at seed 326.
+        finds(Shape::Cluster, 1_000, plant);
     }
 }
