@@ -33,12 +33,17 @@ pub(crate) enum Command {
     Churn(Churn),
     /// A chat product: rooms by Zipf, messages, typing, receipts, presence, people who come and go
     Mixed(Mixed),
+    /// The same fan-out through a server that does nothing else: what this machine's kernel and loopback allow
+    Floor(Floor),
     /// Minutes of chatting: drift of memory after warm-up, ledger
     Soak(Soak),
     /// Print medians and ratios of reports written with --json
     Table(Files),
     /// Compare two reports written with --json: what got better or worse beyond the noise. Exit status 1 if anything got worse
     Diff(Diff),
+    /// Serve as `floor` wants it; started by it
+    #[command(hide = true)]
+    FloorServer { addr: SocketAddr },
     /// Hold a share of the connections; started by the other commands, which write its plan to its stdin
     #[command(hide = true)]
     Worker,
@@ -190,6 +195,15 @@ pub(crate) struct Fanout {
     pub(crate) seconds: f64,
     #[command(flatten)]
     pub(crate) closed: Closed,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Floor {
+    /// Where the floor's server is to listen
+    #[arg(long, default_value = "127.0.0.1:19070")]
+    pub(crate) floor_addr: SocketAddr,
+    #[command(flatten)]
+    pub(crate) fanout: Fanout,
 }
 
 #[derive(Debug, Args)]

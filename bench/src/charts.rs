@@ -164,7 +164,13 @@ fn bounds(picture: &Picture, of: fn(&(f64, f64)) -> f64, log: bool) -> (f64, f64
     let values = picture.series.iter().flat_map(|series| &series.points).map(of);
     let (low, high) = values.fold((f64::INFINITY, 0.0), |(low, high), value: f64| (value.min(low), value.max(high)));
     // An axis wants some length, and a log axis no zero.
-    if log { (low.max(1e-3) * 0.9, high.max(2e-3) * 1.2) } else { (0.0, if high > 0.0 { high * 1.1 } else { 1.0 }) }
+    // Whole decades, so that every log axis has marks to read by.
+    let decade = |value: f64, up: bool| 10_f64.powf(if up { value.log10().ceil() } else { value.log10().floor() });
+    if log {
+        (decade(low.max(1e-3), false), decade(high.max(1e-3) * 1.01, true))
+    } else {
+        (0.0, if high > 0.0 { high * 1.1 } else { 1.0 })
+    }
 }
 
 fn draw<X, Y>(picture: &Picture, x: X, y: Y) -> Result<String>
@@ -199,6 +205,7 @@ where
         .configure_mesh()
         .x_desc(picture.x_title)
         .y_desc(picture.y_title)
+        .light_line_style(TRANSPARENT)
         .x_label_formatter(&picture.x_label)
         .draw()
         .map_err(|error| error.to_string())?;

@@ -19,7 +19,8 @@ pub(crate) fn page(reports: &[Report], charts: &[Chart]) -> String {
     let _ = write!(out, "<title>{0}</title><style>{STYLE}</style></head><body>\n<h1>{0}</h1>\n", escaped(&title));
     let failures = reports.iter().filter(|report| report.is_failure()).count();
     let (class, verdict) = if failures == 0 {
-        ("good", format!("{} runs, all valid, every ledger clean", reports.len()))
+        let beyond = reports.iter().filter(|report| !report.beyond_knee.is_empty()).count();
+        ("good", format!("{} runs valid, every ledger clean; {beyond} steps beyond the knee", reports.len() - beyond))
     } else {
         ("bad", format!("{failures} of {} runs are invalid or void", reports.len()))
     };
@@ -79,7 +80,7 @@ mod tests {
         one.environment.command_line = vec!["roomwire-bench".into(), "fanout".into(), "--spawn".into(), "a b".into()];
         let reports = [one];
         let page = page(&reports, &charts::of(&reports).expect("draws"));
-        assert!(page.contains("<svg") && page.contains("P99 10.00") && page.contains("all valid"), "{page}");
+        assert!(page.contains("<svg") && page.contains("P99 10.00") && page.contains("1 runs valid"), "{page}");
         assert!(
             page.contains("roomwire-bench fanout --spawn &#39;a b&#39;") || page.contains("--spawn 'a b'"),
             "{page}"

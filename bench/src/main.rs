@@ -15,6 +15,7 @@ mod control;
 mod coordinator;
 mod diff;
 mod environment;
+mod floor;
 mod frames;
 mod histogram;
 mod html;
@@ -56,6 +57,8 @@ fn main() -> ExitCode {
         Command::Storm(storm) => runs::storm::run(&storm),
         Command::Churn(churn) => runs::churn::run(&churn),
         Command::Mixed(mixed) => runs::mixed::run(&mixed),
+        Command::Floor(floor) => runs::floor::run(floor),
+        Command::FloorServer { addr } => floor::serve(addr),
         Command::Soak(soak) => runs::soak::run(&soak),
         Command::Diff(files) => diff::run(&files),
         Command::Table(files) => table::run(&files),

@@ -3,6 +3,7 @@
 pub(crate) mod churn;
 pub(crate) mod echo;
 pub(crate) mod fanout;
+pub(crate) mod floor;
 pub(crate) mod idle;
 pub(crate) mod latency;
 pub(crate) mod mixed;

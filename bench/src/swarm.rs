@@ -27,6 +27,10 @@ const CONTROL: u64 = u64::MAX;
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
+/// The answer to every upgrade that this bench asks for.
+pub(crate) const UPGRADED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
 /// What happened to a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event<'a> {

@@ -152,6 +152,17 @@ fn a_closed_loop_has_a_ledger_and_a_maximum_but_no_latencies() {
 }
 
 #[test]
+fn the_floor_is_a_run_like_any_other() {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let addr = free.to_string();
+    let (_, report) =
+        run(&[free], 1, &["floor", "--rooms", "2", "--members", "3", "--rate", "100", "--floor-addr", &addr]);
+    assert_eq!((&report["void"], &report["label"]), (&json!([]), &json!("floor")), "{report}");
+    assert_eq!(report["load"]["deliveries"]["arrived"], 120);
+    assert!(report["server"]["cpu_share"].is_number(), "{report}");
+}
+
+#[test]
 fn a_server_that_loses_one_delivery_is_found_out() {
     let (output, report) = fanout(server(|count| usize::from(count != 60)), 2);
     assert!(!output.status.success());
