@@ -509,16 +509,21 @@ impl Room {
         writer.unresolved.remove(&(generation, seq));
         if let Some(written) = writer.written.get_mut(&(generation, seq)) {
             written.stage = Stage::Reading;
-            self.ask_store(turn, Purpose::Resolve { generation, seq }, |ticket, room| StoreRequest::Page {
-                ticket,
-                room,
-                after: seq - 1,
-                before: seq + 1,
-                limit: 1,
-                bytes_max: u32::MAX,
-                from: From::Oldest,
-            });
+            self.ask_row(turn, Purpose::Resolve { generation, seq }, seq);
         }
+    }
+
+    /// Asks the store for the row at one seq.
+    fn ask_row(&mut self, turn: &mut Turn<'_>, purpose: Purpose, seq: u64) {
+        self.ask_store(turn, purpose, |ticket, room| StoreRequest::Page {
+            ticket,
+            room,
+            after: seq - 1,
+            before: seq + 1,
+            limit: 1,
+            bytes_max: u32::MAX,
+            from: From::Oldest,
+        });
     }
 
     pub(super) fn resolved(&mut self, turn: &mut Turn<'_>, generation: u64, seq: u64, reply: &StoreReply) {

@@ -5,19 +5,11 @@
 
 use super::super::room::Room;
 use super::super::shared::{BACK_OFF_MS, Purpose, Turn, hint_ms};
-use crate::store::{From, StoreReply, StoreRequest};
+use crate::store::StoreReply;
 
 impl Room {
     pub(super) fn read_known(&mut self, turn: &mut Turn<'_>, attempt: u64, seq: u64) {
-        self.ask_store(turn, Purpose::Known { attempt, seq }, |ticket, room| StoreRequest::Page {
-            ticket,
-            room,
-            after: seq - 1,
-            before: seq + 1,
-            limit: 1,
-            bytes_max: u32::MAX,
-            from: From::Oldest,
-        });
+        self.ask_row(turn, Purpose::Known { attempt, seq }, seq);
     }
 
     /// The row at a seq that may hold the message of that attempt from before. No row means that retention removed it,
