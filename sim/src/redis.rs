@@ -18,14 +18,29 @@ use std::collections::BTreeMap;
 /// An initialisation keeps others away for so long.
 const BEGIN_LEASE_MS: u64 = 2_000;
 
-/// The server that all nodes talk to.
+/// The server that all nodes talk to, and its replica.
 #[derive(Debug)]
 pub struct Redis {
+    server: Server,
+    /// The server as it was when it began, and what has changed it since: the replica is made of these when it is
+    /// needed, since that is rare.
+    beginning: Server,
+    changes: Vec<Change>,
+    /// So many changes have reached the replica.
+    replicated: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Script(u64, BusRequest),
+    Forget(RoomId),
+}
+
+#[derive(Clone, Debug)]
+struct Server {
     /// `master_replid`: another after each restart and failover.
     replid: u64,
     rooms: BTreeMap<RoomId, Room>,
-    /// What the replica has.
-    replica: BTreeMap<RoomId, Room>,
     plant: Option<Plant>,
 }
 
@@ -65,37 +80,63 @@ impl Redis {
     /// A server that holds nothing.
     #[must_use]
     pub fn new(plant: Option<Plant>) -> Redis {
-        Redis { replid: 1, rooms: BTreeMap::new(), replica: BTreeMap::new(), plant }
+        Redis::beginning_with(Server { replid: 1, rooms: BTreeMap::new(), plant })
+    }
+
+    fn beginning_with(server: Server) -> Redis {
+        Redis { beginning: server.clone(), server, changes: Vec::new(), replicated: 0 }
     }
 
     /// The replica catches up.
     pub fn replicate(&mut self) {
-        self.replica = self.rooms.clone();
+        self.replicated = self.changes.len();
     }
 
     /// It starts again, empty.
     pub fn restart(&mut self) {
-        self.replid += 1;
-        self.rooms.clear();
-        self.replica.clear();
+        let Server { replid, plant, .. } = self.server;
+        *self = Redis::beginning_with(Server { replid: replid + 1, rooms: BTreeMap::new(), plant });
     }
 
     /// The replica takes over with what it has.
     pub fn fail_over(&mut self) {
-        self.replid += 1;
-        self.rooms = self.replica.clone();
+        let mut replica = self.beginning.clone();
+        for change in self.changes.drain(..self.replicated) {
+            replica.apply(change);
+        }
+        replica.replid += 1;
+        *self = Redis::beginning_with(replica);
     }
 
     /// Another application's FLUSHALL, or an operator's DEL, of one room.
     pub fn forget(&mut self, random: &mut Random) {
-        let at = random.index(self.rooms.len().max(1));
-        if let Some(room) = self.rooms.keys().nth(at).cloned() {
-            self.rooms.remove(&room);
+        let at = random.index(self.server.rooms.len().max(1));
+        if let Some(room) = self.server.rooms.keys().nth(at).cloned() {
+            self.server.rooms.remove(&room);
+            self.changes.push(Change::Forget(room));
         }
     }
 
     /// Runs one script. What subscribers hear is appended to `events`.
     pub fn run(&mut self, now_ms: u64, request: BusRequest, events: &mut Vec<BusEvent>) -> Option<BusReply> {
+        let changes_nothing =
+            matches!(request, BusRequest::Head { .. } | BusRequest::Log { .. } | BusRequest::Ephemeral { .. });
+        if !changes_nothing {
+            self.changes.push(Change::Script(now_ms, request.clone()));
+        }
+        self.server.run(now_ms, request, events)
+    }
+}
+
+impl Server {
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Script(now_ms, request) => drop(self.run(now_ms, request, &mut Vec::new())),
+            Change::Forget(room) => drop(self.rooms.remove(&room)),
+        }
+    }
+
+    fn run(&mut self, now_ms: u64, request: BusRequest, events: &mut Vec<BusEvent>) -> Option<BusReply> {
         let (id, replid, plant) = (request.room().clone(), self.replid, self.plant);
         if let BusRequest::Begin { room, token } = request {
             let answer = self.begin(now_ms, &room, token);
