@@ -146,6 +146,7 @@ fn start_shards(
             buffer_bytes: config.ring.buffer_bytes,
             sq_entries: config.ring.sq_entries,
             cq_entries: config.ring.cq_entries,
+            gather: Duration::from_micros(u64::from(config.ring.gather_us)),
             engine: engine_config(settings, echo)?,
             verify: Arc::clone(verify),
             rest: give_memory_back,

@@ -2,17 +2,19 @@
 //!
 //! The owner arms the bell, looks at its lanes once more, and sleeps. A producer leaves its messages, then rings: the
 //! bell writes the eventfd only if it is armed, once. Both sides put a full fence between their store and their load,
-//! so that one of them sees the other: either the owner finds the message or the producer finds the bell armed.
+//! so that one of them sees the other: either the owner finds the message or the producer finds the bell armed. An owner
+//! that lets mail gather arms the bell for a lane that holds so many messages; whatever is less rings nothing.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
 /// An eventfd that wakes one sleeping thread. Written only on the edge from awake to asleep-with-work.
 #[derive(Debug)]
 pub struct Doorbell {
     fd: OwnedFd,
-    armed: AtomicBool,
+    /// How many messages a lane must hold for its producer to ring; 0: nobody rings.
+    armed: AtomicUsize,
 }
 
 impl Doorbell {
@@ -28,36 +30,51 @@ impl Doorbell {
         }
         // SAFETY: the descriptor was made by the call above, is valid, and nobody else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Doorbell { fd, armed: AtomicBool::new(false) })
+        Ok(Doorbell { fd, armed: AtomicUsize::new(0) })
     }
 
     /// Arms the bell before the owner sleeps. The owner then looks at its lanes once more, and must not sleep if one
     /// holds a message.
     pub fn arm(&self) {
-        self.armed.store(true, Ordering::SeqCst);
+        self.arm_at(1);
+    }
+
+    /// Arms the bell for a lane that holds so many messages, at least one; the owner must not sleep if one does.
+    pub fn arm_at(&self, messages: usize) {
+        self.armed.store(messages.max(1), Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
     /// The owner is awake: nobody needs to ring.
     pub fn disarm(&self) {
-        self.armed.store(false, Ordering::Relaxed);
+        self.armed.store(0, Ordering::Relaxed);
     }
 
-    /// Wakes the owner if it sleeps. Never blocks.
+    /// Wakes the owner if it sleeps, however many messages it waits for. Never blocks.
     pub fn ring(&self) {
+        self.ring_for(usize::MAX);
+    }
+
+    /// Wakes the owner if it sleeps and waits for no more messages than the producer's lane holds. Never blocks.
+    pub fn ring_for(&self, waiting: usize) {
         fence(Ordering::SeqCst);
-        if self.armed.load(Ordering::SeqCst) && self.armed.swap(false, Ordering::SeqCst) {
+        let armed = self.armed.load(Ordering::SeqCst);
+        if armed != 0 && waiting >= armed && self.armed.swap(0, Ordering::SeqCst) != 0 {
             self.write();
         }
     }
 
-    /// Sleeps until the bell rings, for at most so long; for owners that have nothing else to wait for.
+    /// Sleeps until the bell rings, for at most so long: all that an owner waits for who has no sockets, and a shard
+    /// while input gathers.
     pub fn wait(&self, most: std::time::Duration) {
         let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // Rounded up, or a short wait would spin.
-        let most_ms = i32::try_from(most.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
-        // SAFETY: `poll` is one valid pollfd that outlives the call. An error (EINTR) is a wake-up like any other.
-        if unsafe { libc::poll(&raw mut poll, 1, most_ms) } > 0 {
+        let most = libc::timespec {
+            tv_sec: libc::time_t::try_from(most.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: libc::c_long::from(most.subsec_nanos()),
+        };
+        // SAFETY: `poll` is one valid pollfd, and it and `most` outlive the call; a null mask changes no signals. An error
+        // (EINTR) is a wake-up like any other.
+        if unsafe { libc::ppoll(&raw mut poll, 1, &raw const most, std::ptr::null()) } > 0 {
             self.clear();
         }
     }
@@ -69,8 +86,7 @@ impl Doorbell {
         let _ = unsafe { libc::write(self.fd.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
     }
 
-    /// Reads the eventfd empty; for owners that poll its level (the bridge). A shard's ring polls for edges and lets the
-    /// count grow.
+    /// Reads the eventfd empty, for who polls its level.
     pub fn clear(&self) {
         let mut count = 0u64;
         // SAFETY: the eight bytes of `count` outlive the call. The read does not block; whether there was anything

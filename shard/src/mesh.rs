@@ -74,7 +74,8 @@ impl<T> Outgoing<T> {
             }
         }
         if std::mem::take(&mut self.touched) {
-            self.bell.ring();
+            // All of this turn's messages are on the lane; what is spilled is on top of a full one.
+            self.bell.ring_for(self.lane.len());
         }
         self.spilled.len()
     }
@@ -109,6 +110,10 @@ impl<T> Incoming<T> {
 
     fn has_mail(&self) -> bool {
         self.lanes.iter().any(|lane| !lane.is_empty())
+    }
+
+    fn holds(&self, messages: usize) -> bool {
+        self.lanes.iter().any(|lane| lane.len() >= messages)
     }
 }
 
@@ -194,10 +199,10 @@ impl BridgeMesh {
         self.shards.iter_mut().map(Outgoing::flush).sum::<usize>() > 0
     }
 
-    /// Whether any lane to the bridge holds a message.
+    /// Whether any lane to the bridge holds so many messages.
     #[must_use]
-    pub fn has_mail(&self) -> bool {
-        self.incoming.has_mail()
+    pub fn holds(&self, messages: usize) -> bool {
+        self.incoming.holds(messages)
     }
 
     /// The bridge's own bell: non-blocking, to be polled, then cleared.
@@ -403,6 +408,28 @@ mod tests {
         let mut inbox = Vec::new();
         assert_eq!(shards[0].receive(2 * LANE_BATCH_MAX, &mut inbox), 2 * LANE_BATCH_MAX);
         assert!(inbox.iter().any(|message| number(message) == 5000));
+    }
+
+    #[test]
+    fn a_bell_armed_for_a_full_hand_rings_for_no_less() {
+        let (mut shards, bridge) = mesh(1).unwrap();
+        let rung = || {
+            let mut poll = libc::pollfd { fd: bridge.doorbell().as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: one valid pollfd; returns at once.
+            unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+        };
+        bridge.doorbell().arm_at(3);
+        for left in (0..3).rev() {
+            assert!(!rung());
+            shards[0].send_to_bridge(ToBridge::Drained { shard: ShardId(0) });
+            shards[0].flush();
+            assert_eq!(bridge.holds(3), left == 0);
+        }
+        assert!(rung());
+        bridge.doorbell().clear();
+        shards[0].send_to_bridge(ToBridge::Drained { shard: ShardId(0) });
+        shards[0].flush();
+        assert!(!rung(), "it rings once until it is armed again");
     }
 
     #[test]

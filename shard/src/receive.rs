@@ -25,6 +25,7 @@ impl Driver {
                 return;
             }
         }
+        self.gather_from(now);
         if self.reads_paused || !self.held.is_empty() {
             self.held.push_back(completion);
         } else {

@@ -252,12 +252,12 @@ impl DataRing {
         }
     }
 
-    /// Whether an enter has something to do: entries queued, task work pending, or completions held back by a full
-    /// queue.
-    pub(crate) fn wants_enter(&mut self) -> bool {
+    /// Whether an enter has something to do: entries queued, completions held back by a full queue, or task work
+    /// pending (unless input gathers).
+    pub(crate) fn wants_enter(&mut self, gathers: bool) -> bool {
         let queue = self.ring.submission();
         let overflow = queue.cq_overflow();
-        let wants = !queue.is_empty() || queue.taskrun() || overflow;
+        let wants = !queue.is_empty() || overflow || (!gathers && queue.taskrun());
         drop(queue);
         self.overflows += u64::from(overflow && !self.overflowing);
         self.overflowing = overflow;

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
+use std::time::Duration;
 
 /// glommio's rings carry its own timers and whatever runs in the background: small, for the sake of memlock.
 const EXECUTOR_RING_DEPTH: usize = 16;
@@ -42,6 +43,8 @@ pub struct ShardConfig {
     pub sq_entries: u32,
     /// Entries of the completion queue.
     pub cq_entries: u32,
+    /// The least time from one look at the sockets to the next under load; zero: none.
+    pub gather: Duration,
     /// For the engine.
     pub engine: EngineConfig,
     /// Checks tokens.
@@ -137,7 +140,7 @@ fn begin(config: ShardConfig, listener: OwnedFd) -> io::Result<Driver> {
     let wants_peers = config.engine.limits.connections_per_address_max != 0;
     let engine = Engine::new(config.shard, config.engine, config.verify, clock::now());
     let acceptor = Acceptor::new(listener, wants_peers);
-    let mut driver = Driver::new(engine, ring, buffers, config.mesh, acceptor, config.rest);
+    let mut driver = Driver::new(engine, ring, buffers, config.mesh, acceptor, config.gather, config.rest);
     driver.hear_bell();
     Ok(driver)
 }

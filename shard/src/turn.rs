@@ -20,6 +20,7 @@ use roomwire_engine::{Engine, Now};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 /// How often a shard on its way to sleep gives freed memory back.
 const REST_EVERY_US: u64 = 1_000_000;
@@ -63,6 +64,10 @@ pub(crate) struct Driver {
     pub(crate) held: VecDeque<Completion>,
     pub(crate) reads_paused: bool,
     drained: bool,
+    /// The least time from one look at the sockets to the next: what comes meanwhile shares a wake-up.
+    gather_us: u64,
+    /// Sockets do not wake the shard before then; the doorbell does.
+    reads_due_us: u64,
     /// Gives freed memory back to the system; called on the way to sleep, about once a second.
     rest: fn(),
     rested_us: u64,
@@ -81,6 +86,7 @@ impl Driver {
         buffers: Buffers,
         mesh: ShardMesh,
         acceptor: Acceptor,
+        gather: Duration,
         rest: fn(),
     ) -> Driver {
         Driver {
@@ -95,6 +101,8 @@ impl Driver {
             held: VecDeque::new(),
             reads_paused: false,
             drained: false,
+            gather_us: gather.as_micros().try_into().unwrap_or(u64::MAX),
+            reads_due_us: 0,
             rest,
             rested_us: 0,
             awake_since_us: None,
@@ -120,13 +128,14 @@ impl Driver {
         self.rearm(now);
         let spilled = self.flush_lanes();
         self.pause_or_resume_reads(spilled);
-        if self.ring.wants_enter() {
+        let gathers = self.gathers(now.mono_us);
+        if self.ring.wants_enter(gathers) {
             self.ring.enter()?;
         }
         if self.drained && spilled == 0 {
             return Ok(Next::End);
         }
-        Ok(if self.has_work() {
+        Ok(if self.has_work(gathers) {
             Next::Turn
         } else {
             Next::Sleep { until_us: self.due_ms(now, spilled).saturating_mul(1000) }
@@ -155,8 +164,13 @@ impl Driver {
                 Operation::Send => self.on_send(now, completion),
                 Operation::Accept => self.on_accept(now, completion),
                 Operation::CancelReceive | Operation::CancelSend => self.on_cancel_failed(completion),
-                Operation::Bell if !completion.more => self.hear_bell(),
-                Operation::Bell => {}
+                Operation::Bell => {
+                    // Else `sleep` would find it rung for ever.
+                    self.mesh.doorbell().clear();
+                    if !completion.more {
+                        self.hear_bell();
+                    }
+                }
                 Operation::Ignored => {}
             }
         }
@@ -220,11 +234,23 @@ impl Driver {
         due_ms
     }
 
-    fn has_work(&mut self) -> bool {
+    /// Input was taken: the next is left to gather for a while. What comes after a longer pause does not wait.
+    pub(crate) fn gather_from(&mut self, now: Now) {
+        if !self.gathers(now.mono_us) {
+            self.reads_due_us = now.mono_us.saturating_add(self.gather_us);
+        }
+    }
+
+    /// Whether what comes in on sockets is left for later, to share a wake-up with what follows.
+    fn gathers(&self, now_us: u64) -> bool {
+        now_us < self.reads_due_us
+    }
+
+    fn has_work(&mut self, gathers: bool) -> bool {
         let effects = &self.engine.effects;
         let unread = !self.held.is_empty() || !self.starved.is_empty();
         self.ring.has_completions()
-            || self.ring.wants_enter()
+            || self.ring.wants_enter(gathers)
             || self.mesh.has_mail()
             || !effects.sends.is_empty()
             || !effects.drops.is_empty()
@@ -234,7 +260,7 @@ impl Driver {
             || (unread && !self.reads_paused)
     }
 
-    /// Arms the bell, looks once more, and sleeps in the data ring.
+    /// Arms the bell, looks once more, and sleeps in the data ring; while input gathers, on the bell alone.
     ///
     /// Not through the executor: glommio 0.9 makes seven enters and a membarrier of each sleep
     /// (docs/decisions/0001-sleep-in-the-data-ring.md).
@@ -243,8 +269,9 @@ impl Driver {
     /// The ring itself failed.
     pub(crate) fn sleep(&mut self, until_us: u64) -> io::Result<()> {
         self.mesh.doorbell().arm();
-        if !self.has_work() {
-            let now_us = clock::now().mono_us;
+        let now_us = clock::now().mono_us;
+        let gathers = self.gathers(now_us);
+        if !self.has_work(gathers) {
             if let Some(since_us) = self.awake_since_us.take() {
                 self.engine.counters.driver.busy_us_total += now_us.saturating_sub(since_us);
             }
@@ -252,7 +279,10 @@ impl Driver {
                 self.rested_us = now_us;
                 (self.rest)();
             }
-            if until_us > now_us {
+            if gathers {
+                let most_us = until_us.min(self.reads_due_us).saturating_sub(now_us);
+                self.mesh.doorbell().wait(Duration::from_micros(most_us));
+            } else if until_us > now_us {
                 self.ring.sleep(until_us - now_us)?;
             }
         }

@@ -64,6 +64,22 @@ fn a_request_and_frames_that_arrive_byte_by_byte_are_understood() {
     node.stop();
 }
 
+#[test]
+fn under_load_input_gathers_and_after_a_pause_it_does_not_wait() {
+    const GATHER: Duration = Duration::from_secs(2);
+    let node = Node::start(&Setting { gather: GATHER, ..Setting::default() });
+    let mut client = Client::connect(node.address, "alice").unwrap();
+    std::thread::sleep(GATHER);
+    let began = Instant::now();
+    client.send(b"first").unwrap();
+    assert_eq!(client.receive().unwrap(), b"first");
+    assert!(began.elapsed() < GATHER, "nothing had come for as long as input gathers");
+    client.send(b"second").unwrap();
+    assert_eq!(client.receive().unwrap(), b"second");
+    assert!(began.elapsed() >= GATHER, "the second shares the next look at the sockets with whatever comes meanwhile");
+    node.stop();
+}
+
 /// Each client sends `rounds` messages, the next when the last is back.
 fn all_are_echoed(node: &Node, clients: usize, rounds: usize, size: usize) {
     let mut connected: Vec<Client> =

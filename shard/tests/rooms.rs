@@ -11,7 +11,7 @@ mod node;
 use client::{Client, frame};
 use node::{Node, Setting};
 use std::io::{ErrorKind, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_message_reaches_each_member_on_either_shard_once_and_in_order() {
@@ -35,6 +35,20 @@ fn a_message_reaches_each_member_on_either_shard_once_and_in_order() {
             assert!(message.contains(&format!("m{number}.")), "{message}, not {number}");
         }
     }
+    node.stop();
+}
+
+#[test]
+fn what_the_bridge_sends_does_not_wait_for_the_gathering_of_input() {
+    const GATHER: Duration = Duration::from_secs(3);
+    let node = Node::start(&Setting { echo: false, gather: GATHER, ..Setting::default() });
+    let mut client = Client::connect(node.address, "alice").unwrap();
+    // By now the upgrade request's window has ended.
+    std::thread::sleep(GATHER);
+    let asked = Instant::now();
+    client.send(br#"{"type":"join_room","roomId":"r"}"#).unwrap();
+    client.receive_until("room_history").unwrap();
+    assert!(asked.elapsed() < GATHER, "the bridge's answer came in the window that the request began");
     node.stop();
 }
 

@@ -27,6 +27,9 @@ use tokio::sync::{mpsc, oneshot};
 
 /// The most that one turn takes from each side, so that no side starves another.
 const TURN_MESSAGES_MAX: usize = 1_024;
+/// Gathering ends before its time when a shard has sent so many messages: a commit is shared widely enough by then, and
+/// under more load nobody waits longer than it takes them to come.
+const GATHER_MESSAGES: usize = 16;
 /// The most rounds of flush and carry-out in one turn; what is left goes on in the next.
 const TURN_ROUNDS_MAX: usize = 64;
 /// A shard or a store that makes room rings nobody: look again after so long while something is spilled.
@@ -48,7 +51,7 @@ pub(super) struct Driver {
     store_bell: Arc<Doorbell>,
     /// The least time from one look at what the shards sent to the next: what comes meanwhile shares a batch.
     gather_us: u64,
-    /// The mail of the shards is not looked at before then.
+    /// The mail of the shards is not looked at before then, unless it is much.
     mail_due_us: u64,
     commands: Receiver<Command>,
     asks: mpsc::Receiver<Ask>,
@@ -164,13 +167,12 @@ impl Driver {
             if self.finished {
                 break;
             }
-            // While mail gathers nobody wakes us for it.
+            // While mail gathers nobody wakes us for a little of it.
             let gathers = ended.mono_us < self.mail_due_us;
-            if !gathers {
-                mail_bell.get_ref().0.arm();
-            }
+            let wanted = if gathers { GATHER_MESSAGES } else { 1 };
+            mail_bell.get_ref().0.arm_at(wanted);
             self.store_bell.arm();
-            let ask = if self.has_work(gathers) {
+            let ask = if self.has_work(wanted) {
                 // The HTTP API has its go.
                 tokio::task::yield_now().await;
                 None
@@ -215,12 +217,12 @@ impl Driver {
         }
     }
 
-    /// Whether another turn has something to do at once.
-    fn has_work(&self, gathers: bool) -> bool {
+    /// Whether another turn has something to do at once; mail counts from so many messages on a lane.
+    fn has_work(&self, wanted: usize) -> bool {
         !self.effects.is_empty()
             || !self.commands.is_empty()
             || !self.asks.is_empty()
-            || !gathers && self.mesh.has_mail()
+            || self.mesh.holds(wanted)
             || self.store.has_mail()
             || matches!(&self.bus, Bus::Redis(bus) if bus.has_work())
     }
@@ -231,7 +233,7 @@ impl Driver {
         for command in self.commands.try_iter().collect::<Vec<_>>() {
             self.command(now, command);
         }
-        if now.mono_us >= self.mail_due_us {
+        if now.mono_us >= self.mail_due_us || self.mesh.holds(GATHER_MESSAGES) {
             self.take_mail(now);
         }
         self.take_store_events(now);

@@ -527,7 +527,8 @@ pub struct BridgeSection {
     /// The most bytes of recent messages kept in memory per room with members here, for history and resume.
     pub recent_bytes_max: u32,
     /// Microseconds from one look at what the shards sent to the next: what comes meanwhile shares a seq request, a
-    /// commit and the wake-ups, which saves CPU under load. What comes after a longer pause does not wait. 0: no pause.
+    /// commit and the wake-ups, which saves CPU under load. Sixteen messages from a shard end it at once, and what comes
+    /// after a longer pause does not wait. 0: no pause.
     #[schemars(extend("maximum" = 100_000))]
     pub gather_us: u32,
 }
@@ -539,7 +540,7 @@ impl Default for BridgeSection {
             publish_ms_max: 5_000,
             page_bytes_max: 64 * 1024,
             recent_bytes_max: 32 * 1024,
-            gather_us: 4_000,
+            gather_us: 8_000,
         }
     }
 }
@@ -560,13 +561,17 @@ pub struct Ring {
     /// Entries of the completion queue.
     #[schemars(extend("minimum" = 8, "maximum" = 65_536))]
     pub cq_entries: u32,
+    /// Microseconds from one look of a shard at its sockets to the next: what comes meanwhile shares a wake-up, which saves
+    /// CPU under load. What comes after a longer pause does not wait. 0: no pause.
+    #[schemars(extend("maximum" = 100_000))]
+    pub gather_us: u32,
 }
 
 impl Default for Ring {
     fn default() -> Ring {
         // A megabyte a shard. A buffer is taken only between the arrival of bytes and the turn that reads them, and the ring
         // is used round and round: more buffers would only make more memory resident and more cache cold.
-        Ring { buffers: 512, buffer_bytes: 2048, sq_entries: 1024, cq_entries: 16_384 }
+        Ring { buffers: 512, buffer_bytes: 2048, sq_entries: 1024, cq_entries: 16_384, gather_us: 1_000 }
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) struct Setting {
     pub(crate) buffer_bytes: u32,
     pub(crate) sq_entries: u32,
     pub(crate) cq_entries: u32,
+    pub(crate) gather: Duration,
     pub(crate) echo: bool,
     pub(crate) limits: Limits,
 }
@@ -37,7 +38,17 @@ impl Default for Setting {
             queue_ms_max: 0,
             ..Limits::default()
         };
-        Setting { shards: 1, buffers: 64, buffer_bytes: 2048, sq_entries: 256, cq_entries: 1024, echo: true, limits }
+        let gather = Duration::from_millis(1);
+        Setting {
+            shards: 1,
+            buffers: 64,
+            buffer_bytes: 2048,
+            sq_entries: 256,
+            cq_entries: 1024,
+            gather,
+            echo: true,
+            limits,
+        }
     }
 }
 
@@ -73,6 +84,7 @@ impl Node {
                 buffer_bytes: setting.buffer_bytes,
                 sq_entries: setting.sq_entries,
                 cq_entries: setting.cq_entries,
+                gather: setting.gather,
                 engine: EngineConfig {
                     limits: setting.limits.clone(),
                     heartbeat_ms: 30_000,

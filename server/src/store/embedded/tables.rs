@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 const FORMAT: u32 = 1;
 const FORMAT_NAME: &str = "roomwire-store";
 /// A memtable this large is written out as a file; each table may hold a few of them in memory.
-const MEMTABLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+const MEMTABLE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// All journals together; they are read back at each start.
 const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// fjall stops the committing thread inside a commit at four sealed memtables, and for good if their writer has died of
