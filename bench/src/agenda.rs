@@ -180,6 +180,7 @@ mod tests {
             typing_per_second: 100.0,
             receipts_per_second: 50.0,
             watched: 0,
+            history: 0,
         };
         Plan { extras, measure_to_ns: 500_000_000, ..plan(ZIPF, 200, worker, workers) }
     }

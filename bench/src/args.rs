@@ -3,15 +3,15 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::{Deserialize, Serialize};
+use clap::{Args, Parser, Subcommand};
 
+use crate::dialect::Dialect;
 use crate::plan::Pace;
 
 /// Open-loop load for a room server: latency from the intended send time, cost by the server's pid, and a ledger that
 /// proves that nothing was lost, doubled or out of order. Exit status 1 if a run is invalid or void.
 #[derive(Debug, Parser)]
-#[command(name = "roomwire-bench", version)]
+#[command(name = "roomwire-bench", version, args_override_self = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -19,24 +19,12 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Hold authenticated connections that do nothing: memory and CPU for each
-    Idle(Idle),
-    /// Publish to rooms at a fixed rate: CPU per delivery, latency, ledger
-    Fanout(Fanout),
-    /// Send to a server that echoes: CPU per message
-    Echo(Echo),
-    /// Raise the rate step by step to the knee: latency against rate, then the closed-loop maximum apart
-    Latency(Latency),
-    /// Let all but the publishers lose their connections at once: time until all are back, cost of each, resume
-    Storm(Storm),
-    /// Leave, join and reconnect at a fixed rate while rooms talk
-    Churn(Churn),
-    /// A chat product: rooms by Zipf, messages, typing, receipts, presence, people who come and go
-    Mixed(Mixed),
-    /// The same fan-out through a server that does nothing else: what this machine's kernel and loopback allow
-    Floor(Floor),
-    /// Minutes of chatting: drift of memory after warm-up, ledger
-    Soak(Soak),
+    #[command(flatten)]
+    Run(Run),
+    /// The same work for Roomwire and its peers, in turn, each pinned alike: medians and ratios
+    Compare(Compare),
+    /// Every run against one server, within a budget of minutes
+    Suite(Suite),
     /// Print medians and ratios of reports written with --json
     Table(Files),
     /// Compare two reports written with --json: what got better or worse beyond the noise. Exit status 1 if anything got worse
@@ -49,28 +37,76 @@ pub(crate) enum Command {
     Worker,
 }
 
-/// Which server is on the other side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Dialect {
-    /// Protocol v1 in full: `clientId` and `ack`, `seq` without gaps, `room_history` at the join
-    Roomwire,
-    /// The basic messages only: what bench/peers/uws speaks
-    Plain,
+/// One kind of load. `compare` and `suite` make them of lines like those that people type.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Run {
+    /// Hold authenticated connections that do nothing: memory and CPU for each
+    Idle(Idle),
+    /// Publish to rooms at a fixed rate: CPU per delivery, latency, ledger
+    Fanout(Fanout),
+    /// Send to a server that echoes: CPU per message
+    Echo(Echo),
+    /// Raise the rate step by step to the knee: latency against rate, then the closed-loop maximum apart
+    Latency(Latency),
+    /// Let all but the publishers lose their connections at once: time until all are back, cost of each, resume
+    Storm(Storm),
+    /// Leave, join and reconnect at a fixed rate while rooms talk
+    Churn(Churn),
+    /// Join rooms that hold messages, as somebody new does: time to the page of history
+    History(History),
+    /// A chat product: rooms by Zipf, messages, typing, receipts, presence, people who come and go
+    Mixed(Mixed),
+    /// The same fan-out through a server that does nothing else: what this machine's kernel and loopback allow
+    Floor(Floor),
+    /// Minutes of chatting: drift of memory after warm-up, ledger
+    Soak(Soak),
 }
 
-/// What every run wants to know.
-#[derive(Debug, Args)]
+impl Run {
+    /// What every run wants to know.
+    pub(crate) fn common(&self) -> &Common {
+        match self {
+            Run::Idle(Idle { common, .. })
+            | Run::Fanout(Fanout { common, .. })
+            | Run::Echo(Echo { common, .. })
+            | Run::Latency(Latency { common, .. })
+            | Run::Storm(Storm { common, .. })
+            | Run::Churn(Churn { common, .. })
+            | Run::History(History { common, .. })
+            | Run::Mixed(Mixed { common, .. })
+            | Run::Floor(Floor { fanout: Fanout { common, .. }, .. })
+            | Run::Soak(Soak { common, .. }) => common,
+        }
+    }
+
+    pub(crate) fn common_mut(&mut self) -> &mut Common {
+        match self {
+            Run::Idle(Idle { common, .. })
+            | Run::Fanout(Fanout { common, .. })
+            | Run::Echo(Echo { common, .. })
+            | Run::Latency(Latency { common, .. })
+            | Run::Storm(Storm { common, .. })
+            | Run::Churn(Churn { common, .. })
+            | Run::History(History { common, .. })
+            | Run::Mixed(Mixed { common, .. })
+            | Run::Floor(Floor { fanout: Fanout { common, .. }, .. })
+            | Run::Soak(Soak { common, .. }) => common,
+        }
+    }
+}
+
+/// What every run wants to know. `compare` names the servers itself.
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Common {
     /// Where the server listens; with several (--addr A,B) the members of each room are spread over these nodes
     #[arg(long, default_value = "127.0.0.1:8080", value_delimiter = ',')]
     pub(crate) addr: Vec<SocketAddr>,
-    /// Path of the upgrade request
-    #[arg(long, default_value = "/")]
-    pub(crate) path: String,
+    /// Path of the upgrade request (default: the dialect's)
+    #[arg(long)]
+    pub(crate) path: Option<String>,
     #[arg(long, value_enum, default_value = "roomwire")]
     pub(crate) dialect: Dialect,
-    /// HS256 secret that tokens for the users u0, u1, ... are signed with
+    /// Secret that tokens for the users u0, u1, ... (HS256) and subscriptions (pusher) are signed with
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub(crate) secret: String,
     /// Pid of the running server, to measure what the run costs it; several are added up
@@ -80,7 +116,7 @@ pub(crate) struct Common {
     #[arg(long, value_name = "CMD")]
     pub(crate) spawn: Vec<String>,
     /// Cores that --spawn pins the server to, as taskset reads them
-    #[arg(long, value_name = "LIST", requires = "spawn")]
+    #[arg(long, value_name = "LIST")]
     pub(crate) server_cpu: Option<String>,
     /// Cores that the workers are pinned to, as taskset reads them
     #[arg(long, value_name = "LIST")]
@@ -97,6 +133,18 @@ pub(crate) struct Common {
     /// Make the run so often, each time with a server of its own if --spawn starts it: `diff` wants three
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
+    /// Where the nodes serve /metrics: adds what they themselves count and time in the measured window
+    #[arg(long, value_delimiter = ',', value_name = "ADDR")]
+    pub(crate) metrics: Vec<SocketAddr>,
+    /// The nodes' Redis: adds the commands that it counts in the measured window
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) redis: Option<SocketAddr>,
+    /// Run this shell command when all have joined, before the first message; the report says how long it took
+    #[arg(long, value_name = "CMD")]
+    pub(crate) between: Option<String>,
+    /// What the rooms are named after, to meet them again in another run (default: by the time)
+    #[arg(long, value_name = "NAME", value_parser = room_prefix)]
+    pub(crate) run_id: Option<String>,
     /// Count the server's system calls with `perf`; slows each of them, so read no CPU figures from such a run
     #[arg(long)]
     pub(crate) syscalls: bool,
@@ -126,6 +174,12 @@ pub(crate) struct Common {
     pub(crate) cpu_percent_max: u32,
 }
 
+/// What a room's name may hold, and no hyphen: the room's number comes after the last one.
+fn room_prefix(text: &str) -> Result<String, String> {
+    let is_fine = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if is_fine { Ok(text.to_owned()) } else { Err("1 to 64 letters and digits".into()) }
+}
+
 /// Who sets the pace.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Closed {
@@ -142,7 +196,7 @@ impl Closed {
 }
 
 /// How fast, how long, how much.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Load {
     /// Messages a second, all publishers together
     #[arg(long, default_value_t = 1_000.0)]
@@ -158,7 +212,7 @@ pub(crate) struct Load {
     pub(crate) drain: f64,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Idle {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -176,7 +230,7 @@ pub(crate) struct Idle {
     pub(crate) hold: f64,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Fanout {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -197,7 +251,7 @@ pub(crate) struct Fanout {
     pub(crate) closed: Closed,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Floor {
     /// Where the floor's server is to listen
     #[arg(long, default_value = "127.0.0.1:19070")]
@@ -206,7 +260,7 @@ pub(crate) struct Floor {
     pub(crate) fanout: Fanout,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Echo {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -221,7 +275,7 @@ pub(crate) struct Echo {
     pub(crate) closed: Closed,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Latency {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -265,7 +319,7 @@ pub(crate) struct Latency {
     pub(crate) no_closed_loop: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Storm {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -284,7 +338,7 @@ pub(crate) struct Storm {
     pub(crate) seconds: f64,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Churn {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -303,7 +357,28 @@ pub(crate) struct Churn {
     pub(crate) seconds: f64,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
+pub(crate) struct History {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Rooms, one reader each; a `fanout` with the same --run-id and as many rooms has written to them
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rooms: u32,
+    /// How often each reader asks: the first time it joins, then it asks again as a member
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) reads: u32,
+    /// Reads a second
+    #[arg(long, default_value_t = 100.0)]
+    pub(crate) rate: f64,
+    /// Messages that each read has to bring, the newest of the room and without a gap
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) messages: u32,
+    /// Seconds to wait at the end for what is still under way
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    pub(crate) drain: f64,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Mixed {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -338,7 +413,7 @@ pub(crate) struct Mixed {
     pub(crate) minutes: f64,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Soak {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -356,7 +431,46 @@ pub(crate) struct Soak {
     pub(crate) drift_max: f64,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Compare {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Where the peers are: a folder for each, with peer.json, setup and serve
+    #[arg(long, default_value = "bench/peers", value_name = "FOLDER")]
+    pub(crate) peers: PathBuf,
+    /// Only these peers, in this order; ratios are of the first (default: roomwire, then all others)
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub(crate) only: Vec<String>,
+    /// Only this work (default: all that a peer's peer.json names)
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub(crate) work: Vec<String>,
+    /// Seconds that are measured, in each run
+    #[arg(long, default_value_t = 10)]
+    pub(crate) seconds: u32,
+    /// Connections of the work `idle`; fewer if the descriptors do not reach
+    #[arg(long, short = 'n', default_value_t = 18_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) connections: u32,
+    /// Where the peers listen; the next few ports are theirs, too
+    #[arg(long, default_value_t = 19_080)]
+    pub(crate) port: u16,
+    /// Where the peers' data and the reports go; not into memory, which makes fsync free
+    #[arg(long, default_value = "target/bench", value_name = "FOLDER")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Suite {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// How long all runs together may take, about
+    #[arg(long, default_value_t = 15.0)]
+    pub(crate) minutes: f64,
+    /// Connections of the run `idle`; fewer if the descriptors do not reach
+    #[arg(long, short = 'n', default_value_t = 18_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) connections: u32,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Diff {
     /// The report from before
     pub(crate) first: PathBuf,
@@ -367,7 +481,7 @@ pub(crate) struct Diff {
     pub(crate) noise_percent: f64,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Files {
     /// Reports; the label of the first is the one that ratios are of
     #[arg(required = true)]

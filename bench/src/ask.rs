@@ -1,11 +1,13 @@
 //! One run from the plan to the report: starts the workers, lets them run, samples the server, judges. `runs` fills in
 //! what it asks.
 
+use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
-use crate::args::Common;
+use crate::args::{Common, Load};
+use crate::backends;
 use crate::coordinator::Coordinator;
 use crate::environment::Environment;
 use crate::histogram::Latencies;
@@ -21,6 +23,9 @@ use crate::topology::{Rooms, Topology};
 
 /// Between the word to go and the first message, so that no worker starts late.
 const START_IN_NS: u64 = 300_000_000;
+
+/// Seconds of traffic that are not measured, unless the command line says otherwise.
+const WARM_UP_SECS: f64 = 2.0;
 
 /// What one run asks.
 #[derive(Clone)]
@@ -63,6 +68,18 @@ impl<'a> Ask<'a> {
         }
     }
 
+    /// The same with messages, as fast and as large as `load` says, for so many measured seconds.
+    pub(crate) fn chatting(run: &'static str, common: &'a Common, rooms: Rooms, load: &Load, seconds: f64) -> Ask<'a> {
+        Ask {
+            rate: load.rate,
+            size: load.size,
+            warm_up: load.warm_up.unwrap_or(WARM_UP_SECS),
+            seconds,
+            drain: load.drain,
+            ..Ask::of(run, common, rooms)
+        }
+    }
+
     fn check(&self) -> Result<()> {
         let Ask { rate, settle, warm_up, seconds, drain, .. } = *self;
         let extras = [self.extras.typing_per_second, self.extras.receipts_per_second];
@@ -72,6 +89,14 @@ impl<'a> Ask<'a> {
         }
         if seconds <= 0.0 || (self.mode != Mode::Still && self.pace == Pace::Open && rate <= 0.0) {
             bail!("the rate and the measured time have to be above 0");
+        }
+        if !self.common.dialect.has_events()
+            && (extras.iter().any(|rate| *rate > 0.0) || self.extras.watched > 0 || self.mode == Mode::Echo)
+        {
+            bail!("this dialect has no typing, receipts, presence or echo");
+        }
+        if self.pace == Pace::Closed && !self.common.dialect.delivers_to_sender(self.mode) {
+            bail!("this dialect tells a publisher nothing of its own message, so it has no closed loop");
         }
         match self.rooms {
             Rooms::Equal { rooms, members, .. } if rooms.checked_mul(members).is_none() => {
@@ -89,13 +114,13 @@ impl<'a> Ask<'a> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Plan {
             addrs: self.common.addr.clone(),
-            path: self.common.path.clone(),
+            path: self.common.path.clone().unwrap_or_else(|| self.common.dialect.path().to_owned()),
             dialect: self.common.dialect,
             mode: self.mode,
             pace: self.pace,
             join: self.join,
             secret: self.common.secret.clone(),
-            run_id: format!("{:x}", since.as_millis()),
+            run_id: self.common.run_id.clone().unwrap_or_else(|| format!("{:x}", since.as_millis())),
             worker: 0,
             workers: self.common.workers.min(connections),
             sources: if self.common.addr.iter().all(|addr| addr.ip().is_loopback()) { self.common.sources } else { 0 },
@@ -153,13 +178,14 @@ impl<'a> Ask<'a> {
         workers.wait_ready()?;
         workers.run_until(now_ns() + nanoseconds(self.settle))?;
         let ready = sample()?;
+        let between_secs = common.between.as_deref().map(|command| between(&mut workers, command)).transpose()?;
         let start_ns = now_ns() + START_IN_NS;
         workers.go(start_ns)?;
         workers.run_until(start_ns + plan.measure_from_ns)?;
         let syscalls = server.filter(|_| common.syscalls).map(|server| Syscalls::count(&server.pids())).transpose()?;
-        let from = sample()?;
+        let (from, backends_from) = (sample()?, backends::Sample::of(common)?);
         let memory = self.watch(&mut workers, server, start_ns + plan.measure_to_ns)?;
-        let to = sample()?;
+        let (to, backends_to) = (sample()?, backends::Sample::of(common)?);
         let syscalls = syscalls.map(Syscalls::per_second).transpose()?;
         let results = workers.results(plan.drain_ns)?;
         let (load, times) = LoadFigures::merge(&results, self.seconds);
@@ -196,6 +222,8 @@ impl<'a> Ask<'a> {
             beyond_knee: Vec::new(),
             server,
             drift: Drift::of(memory),
+            backends: backends_from.zip(backends_to).map(|(from, to)| from.until(&to)),
+            between_secs,
         })
     }
 
@@ -215,6 +243,23 @@ impl<'a> Ask<'a> {
     }
 }
 
+/// Runs `command` while the workers keep their connections, and says how many seconds it took.
+fn between(workers: &mut Coordinator, command: &str) -> Result<f64> {
+    let began_ns = now_ns();
+    let mut shell = Command::new("sh");
+    let mut child = shell.args(["-c", command]).stdin(Stdio::null()).spawn().context("cannot start --between")?;
+    let status = loop {
+        if let Some(status) = child.try_wait().context("cannot wait for --between")? {
+            break status;
+        }
+        workers.run_until(now_ns() + 20_000_000)?;
+    };
+    if !status.success() {
+        bail!("--between: {status}");
+    }
+    Ok((now_ns() - began_ns) as f64 / 1e9)
+}
+
 fn figures(
     [before, ready, from, to]: &[Sample; 4],
     connections: u32,
@@ -226,7 +271,8 @@ fn figures(
     let cpu_us = to.cpu_ns.saturating_sub(from.cpu_ns) as f64 / 1e3;
     let grown = |from: u64, to: u64| to as f64 - from as f64;
     let (switches_from, switches_to) = (from.switches(), to.switches());
-    let moves: u64 = [Counted::Reconnects, Counted::Joins].iter().filter_map(|what| load.counts.get(what)).sum();
+    let moves: u64 =
+        [Counted::Reconnects, Counted::Joins, Counted::Reads].iter().filter_map(|what| load.counts.get(what)).sum();
     ServerFigures {
         rss_before_bytes: before.rss_bytes,
         rss_ready_bytes: ready.rss_bytes,

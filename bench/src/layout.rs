@@ -1,7 +1,6 @@
 //! A plan worked out: which connections a worker holds, where they go, what has to arrive at each. `worker`, `agenda`
 //! and `observer` share one.
 
-use crate::args::Dialect;
 use crate::plan::{Mode, Plan};
 use crate::schedule::Schedule;
 use crate::topology::Topology;
@@ -94,29 +93,10 @@ impl Layout {
     }
 }
 
-impl Dialect {
-    /// Whether a client that comes back can ask for what it missed.
-    pub(crate) fn resumes(self) -> bool {
-        self == Dialect::Roomwire
-    }
-
-    /// Whether each publish is answered with its own stamp.
-    pub(crate) fn acks(self) -> bool {
-        self == Dialect::Roomwire
-    }
-
-    /// Whether the publisher gets its own message too.
-    pub(crate) fn delivers_to_sender(self, mode: Mode) -> bool {
-        match self {
-            Dialect::Roomwire | Dialect::Plain => true,
-        }
-        .max(mode == Mode::Echo)
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::dialect::Dialect;
     use crate::plan::{Extras, Move, Pace};
     use crate::topology::Rooms;
     use crate::topology::tests::ZIPF;

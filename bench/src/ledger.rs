@@ -34,6 +34,11 @@ impl Counts {
         self.expected.saturating_sub(self.arrived)
     }
 
+    /// Whether everything arrived exactly once, in whatever order.
+    pub(crate) fn is_each_once(&self) -> bool {
+        Counts { out_of_order: 0, ..*self }.is_clean()
+    }
+
     /// Whether everything arrived exactly once and in order.
     pub(crate) fn is_clean(&self) -> bool {
         self.lost() == 0

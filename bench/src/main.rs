@@ -3,16 +3,20 @@
 //! Reading order: `args` (what can be asked), `runs` (what each run asks), `ask` (one run from plan to report),
 //! `coordinator` (one process that starts workers and watches the server), `worker` (the processes that hold the
 //! connections), `agenda` (what they do when), `swarm` (their event loop), `observer` (what they make of what comes),
-//! `ledger` (nothing lost, doubled or out of order), `load` (the verdict), `report` (what is printed and written).
+//! `ledger` (nothing lost, doubled or out of order), `load` (the verdict), `report` (what is printed and written); `compare`
+//! and `suite` make many runs.
 //! What it never does: know anything of the server but the wire protocol and its pid.
 
 mod agenda;
 mod args;
 mod ask;
+mod backends;
 mod book;
 mod charts;
+mod compare;
 mod control;
 mod coordinator;
+mod dialect;
 mod diff;
 mod environment;
 mod floor;
@@ -25,6 +29,7 @@ mod load;
 mod observer;
 mod own_use;
 mod payload;
+mod peer;
 mod plan;
 mod report;
 mod runs;
@@ -32,6 +37,7 @@ mod schedule;
 mod server_process;
 mod server_usage;
 mod statistics;
+mod suite;
 mod swarm;
 mod sys;
 mod syscalls;
@@ -50,16 +56,10 @@ use crate::args::{Arguments, Command};
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Idle(idle) => runs::idle::run(&idle),
-        Command::Fanout(fanout) => runs::fanout::run(&fanout),
-        Command::Echo(echo) => runs::echo::run(&echo),
-        Command::Latency(latency) => runs::latency::run(&latency),
-        Command::Storm(storm) => runs::storm::run(&storm),
-        Command::Churn(churn) => runs::churn::run(&churn),
-        Command::Mixed(mixed) => runs::mixed::run(&mixed),
-        Command::Floor(floor) => runs::floor::run(floor),
+        Command::Run(run) => runs::run(&run),
+        Command::Compare(compare) => compare::run(&compare),
+        Command::Suite(suite) => suite::run(&suite),
         Command::FloorServer { addr } => floor::serve(addr),
-        Command::Soak(soak) => runs::soak::run(&soak),
         Command::Diff(files) => diff::run(&files),
         Command::Table(files) => table::run(&files),
         Command::Worker => worker::run().map(|()| true),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
+use crate::dialect::{Dialect, pusher};
 use crate::layout::Layout;
 use crate::ledger::Ledger;
 use crate::payload::{self, Incoming, Position, Stamp};
@@ -33,6 +34,15 @@ struct Member {
     joins_left: usize,
     has_joined: bool,
     moving: Option<Moving>,
+    read: Read,
+}
+
+/// What a read has brought so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Read {
+    messages: u32,
+    last_seq: u64,
+    has_gap: bool,
 }
 
 /// See the module.
@@ -60,6 +70,12 @@ pub(crate) struct Observer {
     typing_sent_ns: Vec<u64>,
     /// The id of the last message of each room, where receipts are sent.
     last_ids: Vec<String>,
+    /// Of each own connection, where the dialect signs for it.
+    socket_ids: Vec<String>,
+    /// Connections that are open and have to speak first, where the dialect wants that.
+    pub(crate) opened: Vec<usize>,
+    /// Connections whose server wants an answer to its ping.
+    pub(crate) pinged: Vec<usize>,
     /// Connections that were greeted again and have to join.
     pub(crate) greeted: Vec<usize>,
     /// Connections whose move has ended.
@@ -101,6 +117,9 @@ impl Observer {
             last_arrival_ns: 0,
             typing_sent_ns: vec![0; own],
             last_ids: vec![String::new(); rooms_with_ids],
+            socket_ids: vec![String::new(); if layout.plan.dialect == Dialect::Pusher { own } else { 0 }],
+            opened: Vec::new(),
+            pinged: Vec::new(),
             greeted: Vec::new(),
             settled: Vec::new(),
             moving: 0,
@@ -135,10 +154,13 @@ impl Observer {
         self.members.get(local).is_some_and(|member| member.moving.is_some())
     }
 
-    /// Connection `local` joins `rooms` rooms and waits for the answers.
-    pub(crate) fn expect_joins(&mut self, local: usize, rooms: usize) {
+    /// Connection `local` joins `rooms` rooms and waits for the answers; who has no room has joined.
+    pub(crate) fn expect_joins(&mut self, local: usize, rooms: usize, now_ns: u64) {
         if let Some(member) = self.members.get_mut(local) {
             member.joins_left = rooms;
+            if rooms == 0 {
+                self.all_joined(local, now_ns);
+            }
         }
     }
 
@@ -147,6 +169,7 @@ impl Observer {
         if let Some(member) = self.members.get_mut(local) {
             self.moving += usize::from(member.moving.is_none());
             member.moving = Some(Moving { what, intended_ns });
+            member.read = Read::default();
         }
     }
 
@@ -154,6 +177,11 @@ impl Observer {
     pub(crate) fn position(&self, local: usize, slot: usize) -> Position {
         let membership = self.membership_starts.get(local).map(|start| start + slot);
         membership.and_then(|membership| self.positions.get(membership)).copied().unwrap_or_default()
+    }
+
+    /// What a subscription of connection `local` is signed for, where the dialect does that.
+    pub(crate) fn socket_id(&self, local: usize) -> &str {
+        self.socket_ids.get(local).map_or("", String::as_str)
     }
 
     /// Connection `local` has just typed.
@@ -173,24 +201,30 @@ impl Observer {
     pub(crate) fn observe(&mut self, local: usize, event: Event<'_>) {
         match event {
             Event::Open if self.layout.plan.mode == Mode::Echo => self.ready += 1,
+            Event::Open if self.layout.plan.dialect == Dialect::Centrifugo => self.opened.push(local),
             Event::Open => {}
+            Event::Text { text, at_ns } if self.layout.plan.dialect == Dialect::Centrifugo => {
+                text.split(|byte| *byte == b'\n').for_each(|line| self.hear(local, line, at_ns));
+            }
             Event::Text { text, at_ns } => self.hear(local, text, at_ns),
             Event::Closed(reason) => count(&mut self.closed, &reason),
         }
     }
 
     fn hear(&mut self, local: usize, text: &[u8], at_ns: u64) {
-        match payload::read(text) {
+        match payload::read(self.layout.plan.dialect, text) {
             Incoming::Delivery { stamp, position } => {
                 self.deliver(local, stamp, position, Some(at_ns));
                 self.keep_id(stamp, text);
             }
             Incoming::Ack { stamp } => self.acked(local, stamp, at_ns),
-            Incoming::Connected => self.greet(local, at_ns),
+            Incoming::Connected => self.greet(local, text, at_ns),
+            Incoming::Joined => self.join_answered(local, 1, at_ns),
+            Incoming::Ping => self.pinged.push(local),
             Incoming::History(page) => self.catch_up(local, page, at_ns),
             Incoming::Pong if !self.layout.plan.dialect.resumes() => self.join_answered(local, usize::MAX, at_ns),
             Incoming::Pong => {}
-            Incoming::Typing { user } => self.hear_typing(user, at_ns),
+            Incoming::Typing { user } => self.hear_typing(local, user, at_ns),
             Incoming::Receipt => self.record.count(Counted::ReceiptsArrived),
             Incoming::Presence => self.record.count(Counted::PresenceArrived),
             Incoming::Event => self.record.count(Counted::EventsArrived),
@@ -201,7 +235,10 @@ impl Observer {
         }
     }
 
-    fn greet(&mut self, local: usize, at_ns: u64) {
+    fn greet(&mut self, local: usize, text: &[u8], at_ns: u64) {
+        if let Some(socket_id) = self.socket_ids.get_mut(local) {
+            *socket_id = pusher::socket_id(text).unwrap_or_default().to_owned();
+        }
         match self.members.get(local).and_then(|member| member.moving) {
             Some(moving) => {
                 self.record.time(Timed::Connect, at_ns.saturating_sub(moving.intended_ns));
@@ -218,14 +255,27 @@ impl Observer {
         let slot = rooms.iter().position(|room| Some(*room) == history.room);
         let Some(slot) = slot else { return self.deliveries.stray() };
         let membership = self.membership_starts[local] + slot;
+        let member = &self.members[local];
+        let is_read = member.moving.is_some_and(|moving| moving.what == Move::Read);
+        // What a first join shows was there before the run.
+        let is_resume = member.has_joined && !is_read;
         for (stamp, position) in history.messages() {
+            if is_read {
+                self.members[local].read.add(position.seq);
+                continue;
+            }
             // What came live before the page was asked for is in it again: clients go by their position.
-            if position.seq > self.positions[membership].seq {
+            if is_resume && position.seq > self.positions[membership].seq {
                 self.record.count(Counted::Resumed);
                 self.deliver(local, stamp, position, None);
             }
         }
         if !history.more {
+            let read = self.members[local].read;
+            if is_read && (read.messages != self.layout.plan.extras.history || read.has_gap) {
+                let gap = if read.has_gap { ", with a gap" } else { "" };
+                count(&mut self.complaints, &format!("a history of {} messages{gap}", read.messages));
+            }
             let position = &mut self.positions[membership];
             if position.seq == 0 {
                 *position = history.position;
@@ -240,19 +290,23 @@ impl Observer {
             return;
         }
         member.joins_left = member.joins_left.saturating_sub(rooms);
-        if member.joins_left > 0 {
-            return;
+        if member.joins_left == 0 {
+            self.all_joined(local, at_ns);
         }
-        if !member.has_joined {
-            member.has_joined = true;
-            self.joined += 1;
-        }
+    }
+
+    fn all_joined(&mut self, local: usize, at_ns: u64) {
+        let Some(member) = self.members.get_mut(local) else { return };
+        let is_first = !std::mem::replace(&mut member.has_joined, true);
+        self.joined += usize::from(is_first);
         if let Some(moving) = member.moving.take() {
             self.moving -= 1;
             self.settled.push(local);
             let (timed, counted) = match moving.what {
                 Move::Reconnect => (Timed::Reconnect, Counted::Reconnects),
                 Move::Join | Move::Leave => (Timed::Join, Counted::Joins),
+                Move::Read if is_first => (Timed::FirstRead, Counted::Reads),
+                Move::Read => (Timed::NextRead, Counted::Reads),
             };
             self.record.count(counted);
             self.record.time(timed, at_ns.saturating_sub(moving.intended_ns));
@@ -287,8 +341,10 @@ impl Observer {
             let latency_ns = at_ns.saturating_sub(stamp.intended_ns);
             self.record.time(Timed::Delivery, latency_ns);
             let publisher = layout.topology.connection_of(stamp.publisher);
-            if layout.plan.addrs.len() > 1 && layout.node_of(publisher) != layout.node_of(connection) {
-                self.record.time(Timed::DeliveryAcross, latency_ns);
+            if layout.plan.addrs.len() > 1 {
+                let is_within = layout.node_of(publisher) == layout.node_of(connection);
+                let timed = if is_within { Timed::DeliveryWithin } else { Timed::DeliveryAcross };
+                self.record.time(timed, latency_ns);
             }
         }
         if layout.plan.pace == Pace::Closed
@@ -330,15 +386,25 @@ impl Observer {
         }
     }
 
-    fn hear_typing(&mut self, user: Option<u32>, at_ns: u64) {
+    fn hear_typing(&mut self, local: usize, user: Option<u32>, at_ns: u64) {
         self.record.count(Counted::TypingArrived);
-        let sent_ns = user
-            .filter(|user| *user < self.layout.topology.connections())
-            .and_then(|user| self.layout.local(user))
-            .map_or(0, |local| self.typing_sent_ns[local]);
+        let layout = &self.layout;
+        let Some(user) = user.filter(|user| *user < layout.topology.connections()) else { return };
+        let sent_ns = layout.local(user).map_or(0, |sender| self.typing_sent_ns[sender]);
         if self.window.contains(&sent_ns) {
             self.record.time(Timed::Typing, at_ns.saturating_sub(sent_ns));
+            if layout.node_of(user) != layout.node_of(layout.connection(local)) {
+                self.record.time(Timed::TypingAcross, at_ns.saturating_sub(sent_ns));
+            }
         }
+    }
+}
+
+impl Read {
+    fn add(&mut self, seq: u64) {
+        self.has_gap |= self.messages > 0 && seq != self.last_seq + 1;
+        self.messages += 1;
+        self.last_seq = seq;
     }
 }
 
@@ -348,177 +414,4 @@ fn count(texts: &mut BTreeMap<String, u64>, text: &str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::args::Dialect;
-    use crate::layout::tests::{layout, plan};
-    use crate::plan::{Extras, Plan};
-    use crate::topology::Rooms;
-    use crate::topology::tests::ZIPF;
-
-    const ROOMS: Rooms = Rooms::Equal { rooms: 3, members: 4, publishers: 2 };
-
-    fn observer(rooms: Rooms, messages: u64, worker: u32, workers: u32) -> Observer {
-        Observer::new(Rc::new(layout(rooms, messages, worker, workers)))
-    }
-
-    fn text(stamp: Stamp, seq: u64) -> String {
-        let mut content = String::new();
-        stamp.write(&mut content);
-        format!(
-            r#"{{"type":"chat_message","messageId":"m{seq}","content":"{content}:x","timestamp":1,"seq":{seq},"epoch":1}}"#
-        )
-    }
-
-    /// Plays the schedule against the observers of `workers` workers, as a perfect server would, except that `spoil`
-    /// may change how often each delivery comes (for worker's connection, message).
-    fn play(rooms: Rooms, workers: u32, spoil: impl Fn(u32, u64) -> usize) -> Vec<Observer> {
-        let mut observers: Vec<Observer> = (0..workers).map(|worker| observer(rooms, 50, worker, workers)).collect();
-        let whole = layout(rooms, 50, 0, 1);
-        let (mut walk, mut seqs, mut k) = (whole.schedule.walk(), vec![0_u64; whole.topology.rooms() as usize], 0);
-        while let Some(planned) = walk.next(&whole.schedule, &whole.topology) {
-            seqs[planned.room as usize] += 1;
-            let stamp = Stamp { publisher: planned.publisher, number: planned.number, intended_ns: 1 };
-            let text = text(stamp, seqs[planned.room as usize]);
-            for observer in &mut observers {
-                for local in 0..observer.layout.own_connections() {
-                    let connection = observer.layout.connection(local);
-                    if whole.topology.rooms_of(connection).contains(&planned.room) {
-                        for _ in 0..spoil(connection, k) {
-                            observer.observe(local, Event::Text { text: text.as_bytes(), at_ns: 2 });
-                        }
-                    }
-                    if whole.topology.connection_of(planned.publisher) == connection {
-                        let mut ack = String::from(r#"{"type":"ack","clientId":""#);
-                        stamp.write(&mut ack);
-                        ack.push_str(r#"","seq":1}"#);
-                        observer.observe(local, Event::Text { text: ack.as_bytes(), at_ns: 2 });
-                    }
-                }
-            }
-            k += 1;
-        }
-        observers
-    }
-
-    #[test]
-    fn a_perfect_server_gives_a_clean_and_complete_ledger_for_any_number_of_workers_and_any_rooms() {
-        for workers in 1..=5 {
-            for rooms in [ROOMS, ZIPF] {
-                for observer in play(rooms, workers, |_, _| 1) {
-                    assert!(observer.is_complete(0));
-                    assert!(observer.deliveries.counts().is_clean(), "{:?}", observer.deliveries.counts());
-                    assert!(observer.acks.counts().is_clean(), "{:?}", observer.acks.counts());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn one_delivery_lost_at_one_member_is_found() {
-        let observers = play(ROOMS, 2, |connection, k| usize::from(!(connection == 5 && k == 10)));
-        let lost: u64 = observers.iter().map(|observer| observer.deliveries.counts().lost()).sum();
-        let breaks: u64 = observers.iter().map(|observer| observer.deliveries.counts().seq_breaks).sum();
-        assert_eq!((lost, breaks), (1, 1));
-    }
-
-    #[test]
-    fn one_delivery_doubled_at_one_member_is_found() {
-        let observers = play(ROOMS, 2, |connection, k| if connection == 5 && k == 10 { 2 } else { 1 });
-        let doubled: u64 = observers.iter().map(|observer| observer.deliveries.counts().doubled).sum();
-        assert_eq!(doubled, 1);
-    }
-
-    #[test]
-    fn a_message_of_another_room_is_stray() {
-        let mut observer = observer(ROOMS, 50, 0, 1);
-        let text = text(Stamp { publisher: 0, number: 0, intended_ns: 1 }, 1);
-        observer.observe(11, Event::Text { text: text.as_bytes(), at_ns: 2 });
-        assert_eq!(observer.deliveries.counts().stray, 1);
-    }
-
-    #[test]
-    fn only_the_window_is_measured_but_the_ledger_keeps_all() {
-        let mut observer = observer(ROOMS, 50, 0, 1);
-        observer.measure(100..200);
-        for (number, intended_ns, at_ns) in [(0, 90, 110), (1, 150, 160), (2, 199, 250)] {
-            let text = text(Stamp { publisher: 0, number, intended_ns }, u64::from(number) + 1);
-            observer.observe(0, Event::Text { text: text.as_bytes(), at_ns });
-        }
-        assert_eq!(observer.deliveries.counts().arrived, 3);
-        assert_eq!(observer.arrived_in_window, 2);
-        let times = serde_json::to_value(observer.record.times()).expect("plain numbers");
-        assert_eq!(times["delivery"][0][1], 2, "{times}");
-    }
-
-    #[test]
-    fn errors_and_reasons_are_counted_by_text_and_bounded() {
-        let mut observer = observer(ROOMS, 50, 0, 1);
-        for at in 0..100 {
-            observer.observe(0, Event::Closed(format!("reason {at}")));
-            observer.observe(0, Event::Text { text: br#"{"type":"error","code":"forbidden"}"#, at_ns: 1 });
-        }
-        assert_eq!(observer.closed.len(), TEXTS_MAX + 1);
-        assert_eq!(observer.closed.values().sum::<u64>(), 100);
-        assert_eq!(observer.complaints.values().copied().collect::<Vec<_>>(), [100]);
-    }
-
-    /// One room of a publisher and one that comes and goes.
-    fn moving(dialect: Dialect) -> Observer {
-        let rooms = Rooms::Equal { rooms: 1, members: 2, publishers: 1 };
-        let extras = Extras { moves: vec![Move::Reconnect], ..Extras::default() };
-        Observer::new(Rc::new(Layout::new(Plan { dialect, extras, ..plan(rooms, 6, 0, 1) })))
-    }
-
-    fn stamp(number: u32) -> Stamp {
-        Stamp { publisher: 0, number, intended_ns: 1 }
-    }
-
-    fn page(messages: &[String], seq: u64, more: bool) -> String {
-        let messages = messages.join(",");
-        format!(
-            r#"{{"type":"room_history","roomId":"bench-test-0","messages":[{messages}],"seq":{seq},"epoch":1,"complete":true,"more":{more}}}"#
-        )
-    }
-
-    #[test]
-    fn who_resumes_gets_what_it_missed_once_and_the_move_ends_with_the_last_page() {
-        let mut observer = moving(Dialect::Roomwire);
-        let hear = |observer: &mut Observer, text: &str| {
-            observer.observe(1, Event::Text { text: text.as_bytes(), at_ns: 50 });
-        };
-        observer.expect_joins(1, 1);
-        hear(&mut observer, &page(&[], 0, false));
-        assert_eq!(observer.joined, 1);
-        hear(&mut observer, &text(stamp(0), 1));
-        observer.begin_move(1, Move::Reconnect, 10);
-        assert_eq!((observer.moving(), observer.position(1, 0)), (1, Position { seq: 1, epoch: 1 }));
-        hear(&mut observer, r#"{"type":"connected","message":"Welcome"}"#);
-        assert_eq!(std::mem::take(&mut observer.greeted), [1]);
-        observer.expect_joins(1, 1);
-        // The page overlaps with what is known, as it may when a join crosses a delivery.
-        hear(&mut observer, &page(&[text(stamp(0), 1), text(stamp(1), 2)], 3, true));
-        assert!(observer.is_moving(1));
-        hear(&mut observer, &page(&[text(stamp(2), 3)], 3, false));
-        assert_eq!((observer.is_moving(1), observer.settled.as_slice(), observer.moving()), (false, [1].as_slice(), 0));
-        for number in 3..6 {
-            hear(&mut observer, &text(stamp(number), u64::from(number) + 1));
-        }
-        let counts = observer.deliveries.counts();
-        assert_eq!((counts.arrived, counts.doubled, counts.out_of_order, counts.seq_breaks), (6, 0, 0, 0));
-        assert_eq!(observer.record.counted(Counted::Resumed), 2);
-        assert_eq!(observer.record.counted(Counted::Reconnects), 1);
-    }
-
-    #[test]
-    fn who_cannot_resume_may_miss_messages_but_gets_none_twice() {
-        let mut observer = moving(Dialect::Plain);
-        for number in [0, 3, 4, 4] {
-            let text = text(stamp(number), 0).replace(r#","seq":0,"epoch":1"#, "");
-            observer.observe(1, Event::Text { text: text.as_bytes(), at_ns: 50 });
-        }
-        let counts = observer.deliveries.counts();
-        // Six are owed to the publisher only, and none has come to it.
-        assert_eq!((counts.expected, counts.arrived, counts.doubled), (6, 0, 1));
-    }
-}
+mod tests;

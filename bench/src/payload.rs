@@ -1,9 +1,10 @@
 //! What the bench says and what it understands: the stamp inside each content, the messages it sends, and a reader of
-//! server messages that looks only at what the ledger needs. `worker` writes, `observer` reads.
+//! server messages that looks only at what the ledger needs. `worker` writes, `observer` reads. What other servers speak
+//! is in `dialect`.
 
 use std::fmt::Write as _;
 
-use crate::args::Dialect;
+use crate::dialect::{Dialect, centrifugo, pusher};
 
 /// What each message carries: who published it, the publisher's own count, and when it was meant to leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,13 @@ impl Stamp {
         let (intended_ns, _) = number(rest.strip_prefix(b":")?)?;
         Some(Stamp { publisher: publisher.try_into().ok()?, number: count.try_into().ok()?, intended_ns })
     }
+
+    /// Reads the first stamp in `bytes`.
+    pub(crate) fn find(bytes: &[u8]) -> Option<Stamp> {
+        let length = STAMP_PREFIX.len();
+        let at = bytes.windows(length).position(|window| window == STAMP_PREFIX.as_bytes())?;
+        Stamp::read(&bytes[at..])
+    }
 }
 
 /// A decimal number and what follows it.
@@ -48,7 +56,7 @@ fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
 }
 
 /// The content of a message: its stamp, filled up to `size` bytes.
-fn write_content(stamp: Stamp, size: usize, out: &mut String) {
+pub(crate) fn write_content(stamp: Stamp, size: usize, out: &mut String) {
     let start = out.len();
     stamp.write(out);
     out.push(':');
@@ -57,8 +65,13 @@ fn write_content(stamp: Stamp, size: usize, out: &mut String) {
     }
 }
 
-/// Writes a `chat_message`; with a `clientId`, so that it is acked, where the dialect knows that.
+/// Writes a message to a room; with a `clientId`, so that it is acked, where the dialect knows that.
 pub(crate) fn write_chat(dialect: Dialect, room: &str, stamp: Stamp, size: usize, out: &mut String) {
+    match dialect {
+        Dialect::Roomwire | Dialect::Plain => {}
+        Dialect::Centrifugo => return centrifugo::write_chat(room, stamp, size, out),
+        Dialect::Pusher => return pusher::write_chat(room, stamp, size, out),
+    }
     out.clear();
     let _ = write!(out, r#"{{"type":"chat_message","roomId":"{room}","content":""#);
     write_content(stamp, size, out);
@@ -85,6 +98,15 @@ pub(crate) fn write_join(room: &str, position: Option<Position>, out: &mut Strin
         let _ = write!(out, r#","since":{seq},"epoch":{epoch}"#);
     }
     out.push('}');
+}
+
+/// Writes what leaves a room.
+pub(crate) fn write_leave(dialect: Dialect, room: &str, out: &mut String) {
+    match dialect {
+        Dialect::Roomwire | Dialect::Plain => write_about_room("leave_room", room, out),
+        Dialect::Centrifugo => centrifugo::write_leave(room, out),
+        Dialect::Pusher => pusher::write_leave(room, out),
+    }
 }
 
 /// Writes a message of `kind` that says nothing but its room.
@@ -135,6 +157,10 @@ pub(crate) enum Incoming<'a> {
         stamp: Stamp,
     },
     Pong,
+    /// The answer to one join, in a dialect that has nothing else to say to it.
+    Joined,
+    /// Wants the dialect's answer, or the connection ends.
+    Ping,
     /// The user `u{user}` types.
     Typing {
         user: Option<u32>,
@@ -149,8 +175,17 @@ pub(crate) enum Incoming<'a> {
     Unknown(&'a [u8]),
 }
 
+/// Reads one message of a server that speaks `dialect`.
+pub(crate) fn read(dialect: Dialect, text: &[u8]) -> Incoming<'_> {
+    match dialect {
+        Dialect::Roomwire | Dialect::Plain => read_own(text),
+        Dialect::Centrifugo => centrifugo::read(text),
+        Dialect::Pusher => pusher::read(text),
+    }
+}
+
 /// Reads one text message. `type` has to be the first member, as both servers write it.
-pub(crate) fn read(text: &[u8]) -> Incoming<'_> {
+fn read_own(text: &[u8]) -> Incoming<'_> {
     if text.starts_with(STAMP_PREFIX.as_bytes()) {
         let position = Position::default();
         return Stamp::read(text).map_or(Incoming::Unknown(text), |stamp| Incoming::Delivery { stamp, position });
@@ -298,13 +333,13 @@ mod tests {
             r#""content":"rw:12:34:5678901234:xxxx","timestamp":1,"seq":77,"epoch":1}"#
         );
         assert_eq!(
-            read(roomwire.as_bytes()),
+            read_own(roomwire.as_bytes()),
             Incoming::Delivery { stamp: STAMP, position: Position { seq: 77, epoch: 1 } }
         );
         let plain = r#"{"type":"chat_message","messageId":"1","content":"rw:12:34:5678901234:xxxx","timestamp":1}"#;
-        assert_eq!(read(plain.as_bytes()), Incoming::Delivery { stamp: STAMP, position: Position::default() });
+        assert_eq!(read_own(plain.as_bytes()), Incoming::Delivery { stamp: STAMP, position: Position::default() });
         assert_eq!(
-            read(b"rw:12:34:5678901234:xxxx"),
+            read_own(b"rw:12:34:5678901234:xxxx"),
             Incoming::Delivery { stamp: STAMP, position: Position::default() }
         );
     }
@@ -327,7 +362,7 @@ mod tests {
             format!(r#"{{"type":"room_history","roomId":"bench-1f-12","messages":[{messages}],{tail}}}"#)
         };
         let text = page(&messages, r#""seq":20,"epoch":3,"complete":true,"more":true"#);
-        let Incoming::History(rest) = read(text.as_bytes()) else { panic!("{text}") };
+        let Incoming::History(rest) = read_own(text.as_bytes()) else { panic!("{text}") };
         let history = History::read(rest);
         assert_eq!((history.room, history.position, history.more), (Some(12), Position { seq: 20, epoch: 3 }, true));
         let read: Vec<(u32, Position)> = history.messages().map(|(stamp, position)| (stamp.number, position)).collect();
@@ -357,15 +392,15 @@ mod tests {
     #[test]
     fn acks_events_and_strangers_are_told_apart() {
         let ack = br#"{"type":"ack","clientId":"rw:12:34:5678901234","messageId":"m","roomId":"r","seq":1}"#;
-        assert_eq!(read(ack), Incoming::Ack { stamp: STAMP });
-        assert_eq!(read(br#"{"type":"pong","timestamp":1}"#), Incoming::Pong);
-        assert_eq!(read(br#"{"type":"connected","message":"Welcome u1!"}"#), Incoming::Connected);
-        assert!(matches!(read(br#"{"type":"room_history","messages":[]}"#), Incoming::History(_)));
-        assert_eq!(read(br#"{"type":"typing","userId":"u7","username":"u7"}"#), Incoming::Typing { user: Some(7) });
-        assert_eq!(read(br#"{"type":"read_receipt","userId":"u1"}"#), Incoming::Receipt);
-        assert_eq!(read(br#"{"type":"presence","userId":"u1"}"#), Incoming::Presence);
-        assert_eq!(read(br#"{"type":"user_joined","userId":"u1"}"#), Incoming::Event);
-        assert!(matches!(read(br#"{"type":"error","code":"rate_limited"}"#), Incoming::Error(_)));
+        assert_eq!(read_own(ack), Incoming::Ack { stamp: STAMP });
+        assert_eq!(read_own(br#"{"type":"pong","timestamp":1}"#), Incoming::Pong);
+        assert_eq!(read_own(br#"{"type":"connected","message":"Welcome u1!"}"#), Incoming::Connected);
+        assert!(matches!(read_own(br#"{"type":"room_history","messages":[]}"#), Incoming::History(_)));
+        assert_eq!(read_own(br#"{"type":"typing","userId":"u7","username":"u7"}"#), Incoming::Typing { user: Some(7) });
+        assert_eq!(read_own(br#"{"type":"read_receipt","userId":"u1"}"#), Incoming::Receipt);
+        assert_eq!(read_own(br#"{"type":"presence","userId":"u1"}"#), Incoming::Presence);
+        assert_eq!(read_own(br#"{"type":"user_joined","userId":"u1"}"#), Incoming::Event);
+        assert!(matches!(read_own(br#"{"type":"error","code":"rate_limited"}"#), Incoming::Error(_)));
         for stranger in [
             br#"{"type":"chat_message","content":"hello"}"#.as_slice(),
             br#"{"type":"ack","clientId":"x"}"#,
@@ -375,7 +410,7 @@ mod tests {
             b"",
             b"{",
         ] {
-            assert!(matches!(read(stranger), Incoming::Unknown(_)), "{}", String::from_utf8_lossy(stranger));
+            assert!(matches!(read_own(stranger), Incoming::Unknown(_)), "{}", String::from_utf8_lossy(stranger));
         }
     }
 }

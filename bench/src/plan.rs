@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::args::Dialect;
+use crate::dialect::Dialect;
 use crate::topology::Rooms;
 
 /// What connections are for.
@@ -42,6 +42,8 @@ pub(crate) enum Move {
     Join,
     /// Lose the connection without a word, connect, and join from where it was.
     Reconnect,
+    /// Join them as somebody new, who knows no position and is told the newest messages.
+    Read,
 }
 
 /// What happens beside the messages.
@@ -59,6 +61,8 @@ pub(crate) struct Extras {
     pub(crate) receipts_per_second: f64,
     /// How many other users each connection watches.
     pub(crate) watched: u32,
+    /// How many messages a read has to bring.
+    pub(crate) history: u32,
 }
 
 /// One run, as each worker gets it.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backends::BackendFigures;
 use crate::environment::Environment;
 use crate::histogram::Percentiles;
 use crate::ledger::Counts;
@@ -44,6 +45,12 @@ pub(crate) struct Report {
     pub(crate) beyond_knee: Vec<String>,
     pub(crate) server: Option<ServerFigures>,
     pub(crate) drift: Option<Drift>,
+    /// What nodes and Redis counted, where the command line names them.
+    #[serde(default)]
+    pub(crate) backends: Option<BackendFigures>,
+    /// How long the command of `--between` took.
+    #[serde(default)]
+    pub(crate) between_secs: Option<f64>,
 }
 
 /// What was asked.
@@ -145,6 +152,9 @@ impl Report {
         for (name, value) in self.rows() {
             println!("  {name:<34} {value}");
         }
+        for (name, value) in self.backends.iter().flat_map(BackendFigures::rows) {
+            println!("  {name:<34} {value}");
+        }
         for reason in &self.beyond_knee {
             println!("  not sustained: {reason}");
         }
@@ -180,6 +190,9 @@ impl Report {
                 format!("{} ({:.0}/s)", load.arrived_in_window, load.arrived_per_second),
             ));
             rows.push(("ledger: deliveries", ledger_row(load.deliveries)));
+        }
+        if let Some(seconds) = self.between_secs {
+            rows.push(("the command between", format!("{seconds:.2} s")));
         }
         if load.acks.expected > 0 {
             rows.push(("ledger: acks", ledger_row(load.acks)));
@@ -306,6 +319,8 @@ pub(crate) mod tests {
             beyond_knee: Vec::new(),
             server: Some(ServerFigures { cpu_us_per_arrival: Some(cpu_us), ..ServerFigures::default() }),
             drift: None,
+            backends: None,
+            between_secs: None,
         }
     }
 

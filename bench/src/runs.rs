@@ -1,9 +1,10 @@
-//! The runs, and what they share: rounds, files, the verdict. `main` calls one of them.
+//! The runs, and what they share: rounds, files, the verdict. `main` calls one of them, `compare` and `suite` many.
 
 pub(crate) mod churn;
 pub(crate) mod echo;
 pub(crate) mod fanout;
 pub(crate) mod floor;
+pub(crate) mod history;
 pub(crate) mod idle;
 pub(crate) mod latency;
 pub(crate) mod mixed;
@@ -12,24 +13,45 @@ pub(crate) mod storm;
 
 use anyhow::Result;
 
-use crate::args::Common;
+use crate::args::{Common, Run};
 use crate::ask::Ask;
 use crate::report::Report;
 use crate::{book, charts, html};
 
-/// Seconds of traffic that are not measured, unless the command line says otherwise.
-const WARM_UP_SECS: f64 = 2.0;
+/// Makes the run of the command line, prints and writes its reports, and says whether they are good.
+pub(crate) fn run(run: &Run) -> Result<bool> {
+    let reports = measure(run)?;
+    for report in &reports {
+        report.print();
+    }
+    write(&reports, run.common())?;
+    let sustains_nothing = reports.first().is_some_and(|lowest| !lowest.beyond_knee.is_empty());
+    Ok(!sustains_nothing && !reports.iter().any(Report::is_failure))
+}
+
+/// Makes the run.
+pub(crate) fn measure(run: &Run) -> Result<Vec<Report>> {
+    match run {
+        Run::Idle(idle) => idle::measure(idle),
+        Run::Fanout(fanout) => fanout::measure(fanout),
+        Run::Echo(echo) => echo::measure(echo),
+        Run::Latency(latency) => latency::measure(latency),
+        Run::Storm(storm) => storm::measure(storm),
+        Run::Churn(churn) => churn::measure(churn),
+        Run::History(history) => history::measure(history),
+        Run::Mixed(mixed) => mixed::measure(mixed),
+        Run::Floor(floor) => floor::measure(floor),
+        Run::Soak(soak) => soak::measure(soak),
+    }
+}
 
 /// Makes the run as often as was asked, each time with a server of its own.
 fn rounds(ask: &Ask<'_>) -> Result<Vec<Report>> {
     (0..ask.common.rounds).map(|_| ask.run()).collect()
 }
 
-/// Prints the reports, writes them where asked, and says whether they are good.
-fn publish(reports: &[Report], common: &Common) -> Result<bool> {
-    for report in reports {
-        report.print();
-    }
+/// Writes the reports where asked.
+pub(crate) fn write(reports: &[Report], common: &Common) -> Result<()> {
     if let Some(path) = &common.json {
         book::write_json(reports, path)?;
     }
@@ -47,5 +69,5 @@ fn publish(reports: &[Report], common: &Common) -> Result<bool> {
             }
         }
     }
-    Ok(!reports.iter().any(Report::is_failure))
+    Ok(())
 }

@@ -8,6 +8,7 @@ use crate::args::Files;
 use crate::book;
 use crate::report::Report;
 use crate::statistics::median;
+use crate::timed::Timed;
 
 /// A figure of a report, by name.
 type Figure = (&'static str, fn(&Report) -> Option<f64>);
@@ -24,6 +25,8 @@ const IDLE: &[Figure] = &[
 
 const TRAFFIC: &[Figure] = &[
     ("CPU per arrival, us", |report| report.server.as_ref().and_then(|server| server.cpu_us_per_arrival)),
+    ("CPU per move, us", |report| report.server.as_ref().and_then(|server| server.cpu_us_per_move)),
+    ("lost to joined P99, ms", |report| report.times.get(&Timed::Reconnect).map(|at| at.p99_ms)),
     ("server CPU, %", |report| report.server.as_ref().map(|server| server.cpu_share * 100.0)),
     ("arrivals per second", |report| Some(report.load.arrived_per_second)),
     ("P50, ms", |report| report.delivery.map(|at| at.p50_ms)),
@@ -40,10 +43,11 @@ pub(crate) fn run(files: &Files) -> Result<bool> {
 }
 
 /// Scenarios and labels in the order in which they first appear.
-fn table(reports: &[Report]) -> String {
+pub(crate) fn table(reports: &[Report]) -> String {
     let labels = in_order(reports.iter().map(|report| report.label.as_str()));
-    let mut out = format!("| scenario | figure | {} | ratio |\n", labels.join(" | "));
-    out.push_str(&"|---".repeat(labels.len() + 3));
+    let ratios = labels.iter().skip(1).map(|other| format!(" {} / {other} |", labels[0]));
+    let mut out = format!("| scenario | figure | {} |{}\n", labels.join(" | "), ratios.collect::<String>());
+    out.push_str(&"|---".repeat(2 * labels.len() + 1));
     out.push_str("|\n");
     for scenario in in_order(reports.iter().map(|report| report.scenario.as_str())) {
         let of_scenario: Vec<&Report> = reports.iter().filter(|report| report.scenario == scenario).collect();
@@ -56,7 +60,9 @@ fn table(reports: &[Report]) -> String {
                     median(&with_label.filter_map(|report| figure(report)).collect::<Vec<_>>())
                 })
                 .collect();
-            out.push_str(&row(scenario, name, &values));
+            if values.iter().any(Option::is_some) {
+                out.push_str(&row(scenario, name, &values));
+            }
         }
         out.push_str(&row_of_verdicts(scenario, &labels, &of_scenario));
     }
@@ -65,11 +71,13 @@ fn table(reports: &[Report]) -> String {
 
 fn row(scenario: &str, name: &str, values: &[Option<f64>]) -> String {
     let cells: Vec<String> = values.iter().map(|value| value.map_or("-".into(), number)).collect();
-    let ratio = match values {
-        [Some(first), Some(second), ..] if *second != 0.0 => format!("{:.2}x", first / second),
-        _ => "-".into(),
+    let first = values.first().copied().flatten();
+    let ratio = |other: &Option<f64>| match (first, other) {
+        (Some(first), Some(other)) if *other != 0.0 => format!(" {:.2}x |", first / other),
+        _ => " - |".into(),
     };
-    format!("| {scenario} | {name} | {} | {ratio} |\n", cells.join(" | "))
+    let ratios: String = values.iter().skip(1).map(ratio).collect();
+    format!("| {scenario} | {name} | {} |{ratios}\n", cells.join(" | "))
 }
 
 fn row_of_verdicts(scenario: &str, labels: &[&str], reports: &[&Report]) -> String {
@@ -83,7 +91,7 @@ fn row_of_verdicts(scenario: &str, labels: &[&str], reports: &[&Report]) -> Stri
         .iter()
         .map(|label| counts.get(label).map_or("-".into(), |(good, all)| format!("{good} of {all}")))
         .collect();
-    format!("| {scenario} | valid runs | {} | |\n", cells.join(" | "))
+    format!("| {scenario} | valid runs | {} |{}\n", cells.join(" | "), " |".repeat(labels.len().saturating_sub(1)))
 }
 
 fn number(value: f64) -> String {
@@ -105,9 +113,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_gives_the_ratio_of_the_first_to_the_second() {
+    fn a_row_gives_the_ratio_of_the_first_to_each_other() {
         assert_eq!(row("a", "b", &[Some(3.0), Some(4.0)]), "| a | b | 3.00 | 4.00 | 0.75x |\n");
         assert_eq!(row("a", "b", &[Some(300.0), None]), "| a | b | 300 | - | - |\n");
+        assert_eq!(
+            row("a", "b", &[Some(3.0), Some(4.0), Some(1.0)]),
+            "| a | b | 3.00 | 4.00 | 1.00 | 0.75x | 3.00x |\n"
+        );
         assert_eq!(row("a", "b", &[Some(3.0), Some(0.0)]), "| a | b | 3.00 | 0.00 | - |\n");
     }
 

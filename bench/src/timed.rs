@@ -15,16 +15,24 @@ pub(crate) enum Timed {
     Delivery,
     /// Of those, from a publisher on one node to a receiver on another.
     DeliveryAcross,
+    /// Of those, from a publisher to a receiver on the same node, where there are several.
+    DeliveryWithin,
     /// From the intended send time to the ack at the publisher.
     Ack,
     /// From the intended send time of `typing` to its arrival at receivers in the sender's worker.
     Typing,
+    /// Of those, from one node to another.
+    TypingAcross,
     /// From the moment that a connection was lost to `connected` on the new one.
     Connect,
     /// From the moment that a connection was lost to having joined all its rooms again.
     Reconnect,
     /// From the intended time of a join to its answer.
     Join,
+    /// From the intended time of somebody's first join to the last page of history.
+    FirstRead,
+    /// From the intended time of a member's question to the last page of history.
+    NextRead,
     /// From the intended send time to the call that sent: the bench's own delay.
     SendLag,
     /// From the kernel's word that something came to the last of it being read: the bench's own delay at the other end.
@@ -37,11 +45,15 @@ impl Timed {
         match self {
             Timed::Delivery => "publish to arrival",
             Timed::DeliveryAcross => "publish to arrival, other node",
+            Timed::DeliveryWithin => "publish to arrival, same node",
             Timed::Ack => "publish to ack",
             Timed::Typing => "typing to arrival",
+            Timed::TypingAcross => "typing to arrival, other node",
             Timed::Connect => "connection lost to connected",
             Timed::Reconnect => "connection lost to joined",
             Timed::Join => "join to history",
+            Timed::FirstRead => "first join to history",
+            Timed::NextRead => "member's question to history",
             Timed::SendLag => "bench's send lag",
             Timed::ReadLag => "bench's read lag",
         }
@@ -61,6 +73,7 @@ pub(crate) enum Counted {
     EventsArrived,
     Leaves,
     Joins,
+    Reads,
     Reconnects,
     /// Moves that had not ended when the run did.
     MovesUnfinished,
@@ -80,6 +93,7 @@ impl Counted {
             Counted::EventsArrived => "other events arrived",
             Counted::Leaves => "leaves",
             Counted::Joins => "joins",
+            Counted::Reads => "reads of history",
             Counted::Reconnects => "reconnects",
             Counted::MovesUnfinished => "moves unfinished",
             Counted::Resumed => "deliveries by resume",

@@ -6,6 +6,8 @@ use anyhow::{Context as _, Result};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
+use crate::dialect::Dialect;
+
 /// Long enough for any soak.
 const LIFETIME_SECS: u64 = 24 * 3600;
 
@@ -14,29 +16,36 @@ pub(crate) struct Mint {
     header: Header,
     key: EncodingKey,
     expires_at: u64,
+    dialect: Dialect,
 }
 
 #[derive(Serialize)]
 struct Claims<'a> {
-    id: &'a str,
-    username: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub: Option<&'a str>,
     exp: u64,
 }
 
 impl Mint {
-    pub(crate) fn new(secret: &str) -> Mint {
+    pub(crate) fn new(secret: &str, dialect: Dialect) -> Mint {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Mint {
             header: Header::new(Algorithm::HS256),
             key: EncodingKey::from_secret(secret.as_bytes()),
             expires_at: now + LIFETIME_SECS,
+            dialect,
         }
     }
 
     /// The token of user `u{user}`.
     pub(crate) fn token(&self, user: u32) -> Result<String> {
         let name = format!("u{user}");
-        let claims = Claims { id: &name, username: &name, exp: self.expires_at };
+        let (own, sub) = if self.dialect == Dialect::Centrifugo { (None, Some(&*name)) } else { (Some(&*name), None) };
+        let claims = Claims { id: own, username: own, sub, exp: self.expires_at };
         jsonwebtoken::encode(&self.header, &claims, &self.key).context("cannot sign a token")
     }
 }
@@ -49,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_token_names_its_user_and_is_signed_with_the_secret() {
-        let token = Mint::new("a secret of the test").token(7).expect("signs");
+        let token = Mint::new("a secret of the test", Dialect::Roomwire).token(7).expect("signs");
         let decode = |secret: &str| {
             let key = DecodingKey::from_secret(secret.as_bytes());
             jsonwebtoken::decode::<serde_json::Value>(&token, &key, &Validation::new(Algorithm::HS256))

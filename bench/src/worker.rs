@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::agenda::{Act, Agenda};
 use crate::control::{FromWorker, Go, Progress, WorkerResult};
+use crate::dialect::{Dialect, centrifugo, pusher};
 use crate::layout::Layout;
 use crate::observer::Observer;
 use crate::own_use::OwnUse;
@@ -60,6 +61,7 @@ struct Worker {
     swarm: Swarm,
     observer: Observer,
     mint: Mint,
+    signer: pusher::Signer,
     /// The measured window, CLOCK_MONOTONIC; empty until the start is known.
     window: Range<u64>,
     /// Moves that wait for the one before them, by connection.
@@ -82,7 +84,8 @@ impl Worker {
         let layout = Rc::new(Layout::new(plan));
         Ok(Worker {
             observer: Observer::new(Rc::clone(&layout)),
-            mint: Mint::new(&layout.plan.secret),
+            mint: Mint::new(&layout.plan.secret, layout.plan.dialect),
+            signer: pusher::Signer::new(&layout.plan.secret),
             numbers: vec![0; layout.topology.all_publishers() as usize],
             layout,
             swarm,
@@ -119,6 +122,13 @@ impl Worker {
         if self.swarm.last_turn_events() > 0 && self.window.contains(&now) {
             self.observer.record.time(Timed::ReadLag, self.swarm.last_turn_ns());
         }
+        while let Some(local) = self.observer.opened.pop() {
+            centrifugo::write_connect(&self.mint.token(self.layout.connection(local))?, &mut self.text);
+            self.swarm.send(local, self.text.as_bytes())?;
+        }
+        while let Some(local) = self.observer.pinged.pop() {
+            self.swarm.send(local, self.layout.plan.dialect.pong().as_bytes())?;
+        }
         while let Some(local) = self.observer.greeted.pop() {
             self.join(local, true)?;
         }
@@ -143,7 +153,8 @@ impl Worker {
     fn connect(&mut self, local: usize) -> Result<()> {
         let layout = &self.layout;
         let connection = layout.connection(local);
-        let resource = format!("{}?token={}", layout.plan.path, self.mint.token(connection)?);
+        let query = layout.plan.dialect.query(&self.mint.token(connection)?);
+        let resource = format!("{}{query}", layout.plan.path);
         let addr = layout.plan.addrs[layout.node_of(connection)];
         let target = Target { addr, resource: &resource, source: layout.plan.source_of(connection) };
         self.swarm.connect(local, target).with_context(|| format!("cannot connect to {addr}"))
@@ -153,14 +164,19 @@ impl Worker {
     fn join(&mut self, local: usize, is_back: bool) -> Result<()> {
         let layout = Rc::clone(&self.layout);
         let rooms = layout.topology.rooms_of(layout.connection(local));
-        self.observer.expect_joins(local, rooms.len());
+        self.observer.expect_joins(local, rooms.len(), now_ns());
         let resumes = is_back && layout.plan.dialect.resumes();
         for (slot, room) in rooms.iter().enumerate() {
             let position: Option<Position> = resumes.then(|| self.observer.position(local, slot));
-            payload::write_join(&layout.room_name(*room), position, &mut self.text);
+            let name = layout.room_name(*room);
+            match layout.plan.dialect {
+                Dialect::Roomwire | Dialect::Plain => payload::write_join(&name, position, &mut self.text),
+                Dialect::Centrifugo => centrifugo::write_join(&name, &mut self.text),
+                Dialect::Pusher => self.signer.write_join(&name, self.observer.socket_id(local), &mut self.text)?,
+            }
             self.swarm.send(local, self.text.as_bytes())?;
         }
-        if !layout.plan.dialect.resumes() {
+        if layout.plan.dialect == Dialect::Plain {
             self.swarm.send(local, payload::PING.as_bytes())?;
         }
         Ok(())
@@ -169,7 +185,7 @@ impl Worker {
     fn leave(&mut self, local: usize) -> Result<()> {
         let layout = Rc::clone(&self.layout);
         for room in layout.topology.rooms_of(layout.connection(local)) {
-            payload::write_about_room("leave_room", &layout.room_name(*room), &mut self.text);
+            payload::write_leave(layout.plan.dialect, &layout.room_name(*room), &mut self.text);
             self.swarm.send(local, self.text.as_bytes())?;
         }
         self.observer.record.count(Counted::Leaves);
@@ -311,9 +327,9 @@ impl Worker {
                 self.observer.settled.push(local);
                 Ok(())
             }
-            Move::Join => {
+            Move::Join | Move::Read => {
                 self.observer.begin_move(local, what, intended_ns);
-                self.join(local, true)
+                self.join(local, what == Move::Join)
             }
             Move::Reconnect => {
                 self.observer.begin_move(local, what, intended_ns);

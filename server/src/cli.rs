@@ -1,6 +1,7 @@
 //! The command line: what `roomwire` can be asked, and how each command ends. Exit statuses are in [`Failure`].
 
 mod generate;
+mod measure;
 mod store;
 
 use crate::auth::{Authenticator, Mint};
@@ -81,7 +82,7 @@ enum Command {
     GenConfig,
     /// Mint a token for a user, signed with auth.secret
     Token(TokenArgs),
-    /// Work on the store: schema
+    /// Work on the store: schema, speed
     Store(store::StoreArgs),
     /// Print the version
     Version,

@@ -3,37 +3,29 @@
 
 use anyhow::{Result, bail};
 
-use super::{WARM_UP_SECS, publish, rounds};
+use super::rounds;
 use crate::args::Churn;
 use crate::ask::{Ask, nanoseconds};
 use crate::plan::{Extras, Move};
+use crate::report::Report;
 use crate::topology::{Rooms, Topology};
 
-pub(crate) fn run(churn: &Churn) -> Result<bool> {
+pub(crate) fn measure(churn: &Churn) -> Result<Vec<Report>> {
     let Churn { common, load, rooms, members, moves, seconds } = churn;
     if !moves.is_finite() || *moves <= 0.0 {
         bail!("--moves has to be above 0");
     }
     let members = (*members).max(2);
-    let warm_up = load.warm_up.unwrap_or(WARM_UP_SECS);
     let rooms = Rooms::Equal { rooms: *rooms, members, publishers: 1 };
-    let extras = Extras {
+    let mut ask = Ask::chatting("churn", common, rooms, load, *seconds);
+    ask.extras = Extras {
         moves: vec![Move::Leave, Move::Join, Move::Reconnect],
         move_count: whole_turns(moves * seconds, Topology::connections_of(rooms) / members * (members - 1)),
-        move_from_ns: nanoseconds(warm_up),
+        move_from_ns: nanoseconds(ask.warm_up),
         move_every_ns: nanoseconds(1.0 / moves),
         ..Extras::default()
     };
-    let ask = Ask {
-        extras,
-        rate: load.rate,
-        size: load.size,
-        warm_up,
-        seconds: *seconds,
-        drain: load.drain,
-        ..Ask::of("churn", common, rooms)
-    };
-    publish(&rounds(&ask)?, common)
+    rounds(&ask)
 }
 
 /// As many moves as are in whole turns of leave, join and reconnect over all `movers`, at least one turn: so that everybody

@@ -2,25 +2,21 @@
 
 use anyhow::Result;
 
-use super::{WARM_UP_SECS, publish, rounds};
+use super::rounds;
 use crate::args::Echo;
 use crate::ask::Ask;
 use crate::plan::Mode;
+use crate::report::Report;
 use crate::topology::Rooms;
 
-pub(crate) fn run(echo: &Echo) -> Result<bool> {
+pub(crate) fn measure(echo: &Echo) -> Result<Vec<Report>> {
     let Echo { common, load, connections, seconds, closed } = echo;
     let rooms = Rooms::Equal { rooms: *connections, members: 1, publishers: 1 };
     let ask = Ask {
         mode: Mode::Echo,
         pace: closed.pace(),
         join: false,
-        rate: load.rate,
-        size: load.size,
-        warm_up: load.warm_up.unwrap_or(WARM_UP_SECS),
-        seconds: *seconds,
-        drain: load.drain,
-        ..Ask::of("echo", common, rooms)
+        ..Ask::chatting("echo", common, rooms, load, *seconds)
     };
-    publish(&rounds(&ask)?, common)
+    rounds(&ask)
 }

@@ -2,22 +2,15 @@
 
 use anyhow::Result;
 
-use super::{WARM_UP_SECS, publish, rounds};
+use super::rounds;
 use crate::args::Fanout;
 use crate::ask::Ask;
+use crate::report::Report;
 use crate::topology::Rooms;
 
-pub(crate) fn run(fanout: &Fanout) -> Result<bool> {
+pub(crate) fn measure(fanout: &Fanout) -> Result<Vec<Report>> {
     let Fanout { common, load, rooms, members, publishers, seconds, closed } = fanout;
     let rooms = Rooms::Equal { rooms: *rooms, members: *members, publishers: *publishers.min(members) };
-    let ask = Ask {
-        pace: closed.pace(),
-        rate: load.rate,
-        size: load.size,
-        warm_up: load.warm_up.unwrap_or(WARM_UP_SECS),
-        seconds: *seconds,
-        drain: load.drain,
-        ..Ask::of("fanout", common, rooms)
-    };
-    publish(&rounds(&ask)?, common)
+    let ask = Ask { pace: closed.pace(), ..Ask::chatting("fanout", common, rooms, load, *seconds) };
+    rounds(&ask)
 }

@@ -3,10 +3,12 @@
 use anyhow::{Context as _, Result};
 
 use super::fanout;
-use crate::args::{Dialect, Floor};
+use crate::args::Floor;
+use crate::dialect::Dialect;
+use crate::report::Report;
 
-pub(crate) fn run(floor: Floor) -> Result<bool> {
-    let Floor { floor_addr, mut fanout } = floor;
+pub(crate) fn measure(floor: &Floor) -> Result<Vec<Report>> {
+    let Floor { floor_addr, mut fanout } = floor.clone();
     let own = std::env::current_exe().context("cannot find this program")?;
     let own = own.to_str().context("the path of this program is not UTF-8")?.replace('\'', r"'\''");
     let common = &mut fanout.common;
@@ -16,5 +18,5 @@ pub(crate) fn run(floor: Floor) -> Result<bool> {
     common.dialect = Dialect::Plain;
     common.label.get_or_insert_with(|| "floor".into());
     common.scenario.get_or_insert_with(|| "floor".into());
-    fanout::run(&fanout)
+    fanout::measure(&fanout)
 }

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 
-use super::publish;
 use crate::args::Idle;
 use crate::ask::Ask;
 use crate::plan::Mode;
+use crate::report::Report;
 use crate::topology::Rooms;
 
-pub(crate) fn run(idle: &Idle) -> Result<bool> {
+pub(crate) fn measure(idle: &Idle) -> Result<Vec<Report>> {
     let mut reports = Vec::new();
     for connections in &idle.connections {
         let rooms = Rooms::Equal { rooms: *connections, members: 1, publishers: 1 };
@@ -21,5 +21,5 @@ pub(crate) fn run(idle: &Idle) -> Result<bool> {
         };
         reports.extend(super::rounds(&ask)?);
     }
-    publish(&reports, &idle.common)
+    Ok(reports)
 }

@@ -3,7 +3,6 @@
 
 use anyhow::{Result, bail};
 
-use super::publish;
 use crate::args::Latency;
 use crate::ask::Ask;
 use crate::plan::Pace;
@@ -14,7 +13,7 @@ use crate::topology::Rooms;
 /// Seconds of each step that are not measured, unless the command line says otherwise.
 const WARM_UP_SECS: f64 = 1.0;
 
-pub(crate) fn run(latency: &Latency) -> Result<bool> {
+pub(crate) fn measure(latency: &Latency) -> Result<Vec<Report>> {
     let Latency { common, from, to, factor, refine, p99_ms_max, .. } = latency;
     if !(from.is_finite() && to.is_finite() && *from > 0.0 && to >= from && *factor > 1.0 && factor.is_finite()) {
         bail!("--from has to be above 0, --to no less, and --factor above 1");
@@ -48,7 +47,7 @@ pub(crate) fn run(latency: &Latency) -> Result<bool> {
         let maximum = Ask { pace: Pace::Closed, ..ask }.run_on(server.as_ref())?;
         reports.push(maximum);
     }
-    Ok(publish(&reports, common)? && search.knee.is_some())
+    Ok(reports)
 }
 
 /// Why a step does not count as sustained; empty if it does.

@@ -3,16 +3,17 @@
 
 use anyhow::{Result, bail};
 
-use super::{WARM_UP_SECS, publish, rounds};
+use super::rounds;
 use crate::args::Mixed;
 use crate::ask::{Ask, nanoseconds};
 use crate::plan::{Extras, Move};
+use crate::report::Report;
 use crate::topology::Rooms;
 
 /// Members of a room that write; the others read, and may come and go.
 const PUBLISHERS_MAX: u32 = 2;
 
-pub(crate) fn run(mixed: &Mixed) -> Result<bool> {
+pub(crate) fn measure(mixed: &Mixed) -> Result<Vec<Report>> {
     let Mixed { common, load, connections, rooms, memberships, exponent, seed, .. } = mixed;
     if !exponent.is_finite() || !(0.0..=4.0).contains(exponent) {
         bail!("--exponent has to be from 0 to 4");
@@ -28,26 +29,18 @@ pub(crate) fn run(mixed: &Mixed) -> Result<bool> {
         publishers_max: PUBLISHERS_MAX,
         seed: *seed,
     };
-    let warm_up = load.warm_up.unwrap_or(WARM_UP_SECS);
     let seconds = mixed.minutes * 60.0;
+    let mut ask = Ask::chatting("mixed", common, rooms, load, seconds);
     let reconnects = mixed.reconnects.max(0.0);
-    let extras = Extras {
+    ask.extras = Extras {
         moves: vec![Move::Reconnect],
         move_count: (reconnects * seconds) as u64,
-        move_from_ns: nanoseconds(warm_up),
+        move_from_ns: nanoseconds(ask.warm_up),
         move_every_ns: if reconnects > 0.0 { nanoseconds(1.0 / reconnects) } else { 0 },
         typing_per_second: mixed.typing,
         receipts_per_second: mixed.receipts,
         watched: mixed.watched,
+        ..Extras::default()
     };
-    let ask = Ask {
-        extras,
-        rate: load.rate,
-        size: load.size,
-        warm_up,
-        seconds,
-        drain: load.drain,
-        ..Ask::of("mixed", common, rooms)
-    };
-    publish(&rounds(&ask)?, common)
+    rounds(&ask)
 }

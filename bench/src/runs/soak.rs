@@ -2,25 +2,21 @@
 
 use anyhow::Result;
 
-use super::publish;
 use crate::args::Soak;
 use crate::ask::Ask;
+use crate::report::Report;
 use crate::topology::Rooms;
 
 /// Seconds until a server's pools and caches have grown, unless the command line says otherwise.
 const WARM_UP_SECS: f64 = 60.0;
 
-pub(crate) fn run(soak: &Soak) -> Result<bool> {
+pub(crate) fn measure(soak: &Soak) -> Result<Vec<Report>> {
     let Soak { common, load, rooms, members, minutes, drift_max } = soak;
     let rooms = Rooms::Equal { rooms: *rooms, members: *members, publishers: *members };
     let ask = Ask {
-        rate: load.rate,
-        size: load.size,
         warm_up: load.warm_up.unwrap_or(WARM_UP_SECS),
-        seconds: minutes * 60.0,
-        drain: load.drain,
         watches_memory: true,
-        ..Ask::of("soak", common, rooms)
+        ..Ask::chatting("soak", common, rooms, load, minutes * 60.0)
     };
     let mut reports = super::rounds(&ask)?;
     for report in &mut reports {
@@ -29,5 +25,5 @@ pub(crate) fn run(soak: &Soak) -> Result<bool> {
             report.void.push(reason);
         }
     }
-    publish(&reports, common)
+    Ok(reports)
 }

@@ -1,6 +1,7 @@
 //! `roomwire store ...`: what an operator does to a store without a running node.
 
 use super::Failure;
+use super::measure::{Measure, measure};
 use crate::boot;
 use crate::config::Settings;
 use crate::store::cql::migrate::{Replication, migrate};
@@ -20,12 +21,14 @@ pub(super) enum StoreCommand {
         #[arg(long, value_name = "COPIES", default_value = "3")]
         replication: Replication,
     },
+    /// Measure how many messages a second the cluster takes, by appends to rooms named roomwire-measure-*; kept for a day
+    Measure(Measure),
 }
 
-/// `migrate` is about the cluster, whatever `store.kind` says: so its keys are checked too.
+/// `migrate` and `measure` are about the cluster, whatever `store.kind` says: so its keys are checked too.
 pub(super) fn prepare(set: &mut Vec<String>, args: &StoreArgs) {
     match args.command {
-        StoreCommand::Migrate { .. } => set.push("store.kind=cql".to_owned()),
+        StoreCommand::Migrate { .. } | StoreCommand::Measure(_) => set.push("store.kind=cql".to_owned()),
     }
 }
 
@@ -42,6 +45,10 @@ pub(super) fn run(settings: &Settings, args: &StoreArgs) -> Result<(), Failure> 
                 true => format!("keyspace {keyspace} has schema version {}: nothing to do", done.to),
                 false => format!("keyspace {keyspace} is at schema version {}", done.to),
             });
+            Ok(())
+        }
+        StoreCommand::Measure(ask) => {
+            super::print(&measure(boot::cql_config(settings), ask)?);
             Ok(())
         }
     }
