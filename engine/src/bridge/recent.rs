@@ -17,8 +17,9 @@ pub(super) struct Recent {
     floor: u64,
     rows: VecDeque<ReadRow>,
     bytes: usize,
-    /// Rows that this node made durable and that are not delivered yet, by seq: an event carries no row.
-    staged: BTreeMap<u64, ReadRow>,
+    /// Rows that this node made durable and that are not delivered yet, by seq: an event carries no row. Boxed, as an
+    /// empty map keeps a node with room for eleven.
+    staged: BTreeMap<u64, Box<ReadRow>>,
     /// Asked since the clock's hand passed.
     used: bool,
     /// The stamp of its entry in the clock; 0 while it has none.
@@ -95,7 +96,7 @@ impl Recent {
 
     /// A row of this node is durable; it will be delivered.
     pub(super) fn stage(&mut self, row: Row) {
-        self.staged.insert(row.seq, ReadRow { row, read_by: Vec::new() });
+        self.staged.insert(row.seq, Box::new(ReadRow { row, read_by: Vec::new() }));
     }
 
     /// The staged row of a seq that was delivered now.
@@ -105,7 +106,7 @@ impl Recent {
         while self.staged.first_key_value().is_some_and(|(staged, _)| *staged < seq) {
             self.staged.pop_first();
         }
-        row.filter(|read| read.row.generation == generation)
+        row.filter(|read| read.row.generation == generation).map(|read| *read)
     }
 
     /// A message was delivered, with its row if it is known.

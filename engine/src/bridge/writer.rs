@@ -99,8 +99,8 @@ pub(super) struct Writer {
     queue: VecDeque<Publish>,
     /// They are in the SEQ that is under way.
     sequencing: Vec<Publish>,
-    /// They have one: by (generation, seq).
-    written: BTreeMap<(u64, u64), Written>,
+    /// They have one: by (generation, seq). Boxed, as a node of the map has room for eleven.
+    written: BTreeMap<(u64, u64), Box<Written>>,
     /// Those of `written` that wait for a PUB, and for a HEAD.
     durable: Vec<(u64, u64)>,
     /// Strict mode: the store is being asked whether their generation is still the latest.
@@ -430,7 +430,7 @@ impl Room {
     fn append(&mut self, turn: &mut Turn<'_>, place: (u64, u64), publish: Publish) {
         turn.shared.rows.push(row_of(&self.id, place, &publish));
         if let Some(writer) = &mut self.writer {
-            writer.written.insert(place, Written { publish, stage: Stage::Appending });
+            writer.written.insert(place, Box::new(Written { publish, stage: Stage::Appending }));
         }
     }
 
@@ -551,7 +551,8 @@ impl Room {
     fn sequence_again(&mut self, turn: &mut Turn<'_>, generation: u64, seq: u64) {
         let Some(writer) = &mut self.writer else { return };
         writer.unresolved.remove(&(generation, seq));
-        let Some(Written { publish, .. }) = writer.written.remove(&(generation, seq)) else { return };
+        let Some(written) = writer.written.remove(&(generation, seq)) else { return };
+        let publish = written.publish;
         if publish.is_answered {
             self.give_up(turn, &publish, "the message was not stored");
             return;

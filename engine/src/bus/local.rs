@@ -49,7 +49,8 @@ struct Room {
     seq: u64,
     token: u64,
     token_ms: u64,
-    pending: BTreeMap<u64, Pending>,
+    /// Boxed, as an empty map keeps a node with room for eleven.
+    pending: BTreeMap<u64, Box<Pending>>,
     /// W <= D: what is pending is in here too.
     dedupe: Fingerprints,
     used_ms: u64,
@@ -280,7 +281,8 @@ impl Room {
         }
         self.seq += 1;
         let (seq, SequenceItem { key, attempt, timestamp, .. }) = (self.seq, item);
-        self.pending.insert(seq, Pending { attempt, timestamp, key, voiding: false, since_ms: now_ms });
+        let pending = Pending { attempt, timestamp, key, voiding: false, since_ms: now_ms };
+        self.pending.insert(seq, Box::new(pending));
         self.dedupe.set(seq, fingerprint);
         Sequenced::Mine { generation, seq, timestamp }
     }

@@ -12,12 +12,16 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The version of the directory's layout and of all keys and values.
 const FORMAT: u32 = 1;
 const FORMAT_NAME: &str = "roomwire-store";
 /// A memtable this large is written out as a file; each table may hold a few of them in memory.
 const MEMTABLE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// A file that compaction writes. It holds what it reads and writes of one in memory, on threads whose allocator keeps it
+/// afterwards, so this bounds what the store takes for good.
+const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// All journals together; they are read back at each start.
 const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// fjall stops the committing thread inside a commit at four sealed memtables, and for good if their writer has died of
@@ -97,7 +101,12 @@ impl DataDir {
             // Two, so that a long compaction never stands before a flush.
             .worker_threads(2)
             .open()?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES_MAX);
+        let options = || {
+            let leveled = fjall::compaction::Leveled::default().with_table_target_size(FILE_BYTES_MAX);
+            KeyspaceCreateOptions::default()
+                .max_memtable_size(MEMTABLE_BYTES_MAX)
+                .compaction_strategy(Arc::new(leveled))
+        };
         Ok(Tables {
             messages: database.keyspace("messages", options)?,
             receipts: database.keyspace("receipts", options)?,
