@@ -139,6 +139,8 @@ pub struct StoreFigures {
     pub queue_now: u64,
     pub free_bytes_now: u64,
     pub disk_bytes_now: u64,
+    /// Bytes in the embedded store's cache of blocks.
+    pub cache_bytes_now: u64,
     /// Microseconds from the arrival of an append at the store to its answer.
     pub append_us: Histogram<u64>,
     /// Microseconds of one group commit: the write and, with `store.fsync = always`, its fsync.
@@ -167,6 +169,7 @@ impl Default for StoreFigures {
             queue_now: 0,
             free_bytes_now: 0,
             disk_bytes_now: 0,
+            cache_bytes_now: 0,
             append_us: latency_histogram(),
             commit_us: latency_histogram(),
             read_us: latency_histogram(),

@@ -220,7 +220,7 @@ impl Default for Store {
             retention_days: 0,
             messages_per_room_max: 0,
             reserve_bytes: 256 * 1024 * 1024,
-            cache_bytes: 64 * 1024 * 1024,
+            cache_bytes: 16 * 1024 * 1024,
         }
     }
 }

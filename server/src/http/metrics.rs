@@ -245,6 +245,7 @@ impl Scrape {
         writer.gauge("store_queue", "Requests that wait for the store", store.queue_now)?;
         writer.gauge("store_free_bytes", "Free bytes of the store's file system", store.free_bytes_now)?;
         writer.gauge("store_disk_bytes", "Bytes of the store's files", store.disk_bytes_now)?;
+        writer.gauge("store_cache_bytes", "Bytes in the store's cache of blocks", store.cache_bytes_now)?;
         writer.counter("store_rows_appended", "Messages stored", store.rows_appended_total)?;
         writer.counter("store_commits", "Group commits", store.commits_total)?;
         writer.counter("store_failures", "Failed requests of the store", store.failures_total)?;

@@ -381,8 +381,11 @@ impl Writer {
         if let Ok(free) = self.directory.free_bytes() {
             self.figures.free_bytes_now = free;
         }
-        if let Some(bytes) = self.tables.as_ref().and_then(|tables| tables.database.disk_space().ok()) {
-            self.figures.disk_bytes_now = bytes;
+        if let Some(tables) = &self.tables {
+            self.figures.cache_bytes_now = tables.database.cache_size();
+            if let Ok(bytes) = tables.database.disk_space() {
+                self.figures.disk_bytes_now = bytes;
+            }
         }
         self.outbox.put(StoreEvent::Figures(Box::new(self.figures.clone())));
         self.outbox.wake();
