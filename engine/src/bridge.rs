@@ -44,7 +44,7 @@ use hdrhistogram::Histogram;
 use room::Room;
 use roomwire_wire::close::CloseCode;
 use roomwire_wire::message::ErrorCode;
-use shared::{Asked, Origin, Shared, Turn};
+use shared::{Admission, Asked, Origin, Shared, Turn};
 use std::sync::Arc;
 
 /// What the bridge is told at its start.
@@ -430,12 +430,13 @@ impl Bridge {
     }
 
     fn publish(&mut self, now: Now, room: &RoomId, offer: writer::Offer, effects: &mut Vec<BridgeEffect>) {
-        let refusal = self.shared.refuses_publish(now);
-        if let Some(retry_after_ms) = refusal {
+        let admission = self.shared.admit_publish(now);
+        if let Admission::Refused(retry_after_ms) = admission {
             Turn { now, shared: &mut self.shared, effects }.refuse_publish(&offer, retry_after_ms);
             return;
         }
-        self.at_any(now, room, effects, |room, turn| room.offer(turn, offer));
+        let is_probe = admission == Admission::Probe;
+        self.at_any(now, room, effects, |room, turn| room.offer(turn, offer, is_probe));
     }
 
     fn bus_event(&mut self, now: Now, event: BusEvent, effects: &mut Vec<BridgeEffect>) {

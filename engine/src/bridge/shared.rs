@@ -2,7 +2,8 @@
 //! rows gathered for the next append, and how answers leave.
 
 use super::looks::Looks;
-use super::{Answer, BridgeConfig, BridgeEffect, BridgeStats, writer::Offer};
+use super::writer::{Offer, WHY_UNAVAILABLE};
+use super::{Answer, BridgeConfig, BridgeEffect, BridgeStats};
 use crate::Now;
 use crate::bus::BusRequest;
 use crate::mesh::ToShard;
@@ -19,6 +20,9 @@ use std::sync::Arc;
 pub(super) const BACK_OFF_MS: u64 = 50;
 /// See [`BACK_OFF_MS`].
 pub(super) const BACK_OFF_MS_MAX: u64 = 1_000;
+
+/// How long a probe of the bus may wait, and so the time from one to the next: only one is under way.
+pub(super) const PROBE_MS_MAX: u64 = 1_000;
 
 /// The wait before attempt number `failures + 1`, no shorter than what the other side asked for.
 pub(super) fn back_off_ms(failures: u32, hint_ms: u32) -> u64 {
@@ -102,14 +106,24 @@ impl Health {
         }
     }
 
-    /// When a publish may be tried again; `None` lets this one through as a probe.
-    fn refuses(&mut self, now: Now) -> Option<u32> {
+    /// Whether a publish may be tried: one is let through as a probe, and the next when it has had its time.
+    fn admits(&mut self, now: Now) -> Admission {
         if now.mono_ms() < self.probe_ms {
-            return Some(self.retry_after_ms);
+            return Admission::Refused(self.retry_after_ms);
         }
-        self.probe_ms = now.mono_ms() + u64::from(self.retry_after_ms);
-        None
+        self.probe_ms = now.mono_ms() + PROBE_MS_MAX;
+        Admission::Probe
     }
+}
+
+/// What becomes of a publish that comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    Welcome,
+    /// To find out whether the bus and the store work again: its sender does not wait for long.
+    Probe,
+    /// To be tried again after so many ms.
+    Refused(u32),
 }
 
 /// What rooms share.
@@ -275,14 +289,20 @@ impl Shared {
 
     // The store's health.
 
-    /// Whether a publish must be refused now, and when to try again. Lets a probe through when one is due.
-    pub(super) fn refuses_publish(&mut self, now: Now) -> Option<u32> {
+    /// Whether a publish is taken now. Lets a probe through when one is due.
+    pub(super) fn admit_publish(&mut self, now: Now) -> Admission {
         if self.stats.publishes_now >= u64::from(self.config.publishes_max) {
-            return Some(BACK_OFF_MS_MAX as u32);
+            return Admission::Refused(BACK_OFF_MS_MAX as u32);
         }
-        let store = self.stats.store_degraded_now.then(|| self.health.refuses(now)).flatten();
-        let bus = self.stats.bus_degraded_now.then(|| self.bus_health.refuses(now)).flatten();
-        store.max(bus)
+        if self.stats.bus_degraded_now {
+            // Without a bus nothing reaches the store: its own probe can wait.
+            return self.bus_health.admits(now);
+        }
+        match self.stats.store_degraded_now.then(|| self.health.admits(now)) {
+            Some(Admission::Refused(retry_after_ms)) => Admission::Refused(retry_after_ms),
+            // A store that is slow still takes it, if it is given the time of any publish.
+            _ => Admission::Welcome,
+        }
     }
 
     /// A write failed, or is later than a publish may wait.
@@ -382,7 +402,7 @@ impl Turn<'_> {
 
     /// Refuses a publish that was not begun.
     pub(super) fn refuse_publish(&mut self, offer: &Offer, retry_after_ms: u32) {
-        let why = (ErrorCode::Unavailable, "the message cannot be stored now");
+        let why = (ErrorCode::Unavailable, WHY_UNAVAILABLE);
         self.refuse(offer.origin, offer.client_id.clone(), why, Some(retry_after_ms));
     }
 }

@@ -9,11 +9,11 @@
 mod answers;
 mod fence;
 mod known;
+mod sequenced;
 
-use super::receiver::PENDING_MS_MAX;
 use super::room::{BusAsked, Room};
-use super::shared::{BACK_OFF_MS, Origin, Purpose, Turn, hint_ms};
-use crate::bus::{BusReply, BusRequest, DedupeKey, Head, PublishItem, SequenceItem, Sequenced};
+use super::shared::{BACK_OFF_MS, Origin, PROBE_MS_MAX, Purpose, Turn, hint_ms};
+use crate::bus::{BusReply, BusRequest, DedupeKey, Head, PublishItem, SequenceItem};
 use crate::names::User;
 use crate::store::{From, Row, StoreReply, StoreRequest};
 use bytes::Bytes;
@@ -25,6 +25,8 @@ use std::sync::Arc;
 
 /// The most messages of one SEQ.
 const SEQUENCE_ITEMS_MAX: usize = 1_024;
+/// What the sender of a message is told that could not be stored now.
+pub(super) const WHY_UNAVAILABLE: &str = "the message cannot be stored now";
 /// The pause after BUSY or WAIT.
 const PAUSE_MS: u64 = 20;
 
@@ -53,6 +55,8 @@ struct Publish {
     deadline_ms: u64,
     /// `unavailable` was said.
     is_answered: bool,
+    /// It came while the bus did not answer: refused as soon as it still does not.
+    is_probe: bool,
     /// Not to be sequenced before: another attempt of it is under way.
     not_before_ms: u64,
     /// The row of a seq that may hold it from before is being read; it waits in the queue meanwhile.
@@ -168,11 +172,12 @@ impl Writer {
 
 impl Room {
     /// Takes a publish in.
-    pub(super) fn offer(&mut self, turn: &mut Turn<'_>, offer: Offer) {
+    pub(super) fn offer(&mut self, turn: &mut Turn<'_>, offer: Offer, is_probe: bool) {
         self.touch(turn);
         let writer = self.writer.get_or_insert_default();
-        let deadline_ms = turn.now_ms() + u64::from(turn.shared.config.publish_ms_max);
-        writer.expire_ms.get_or_insert(deadline_ms);
+        let patience_ms = u64::from(turn.shared.config.publish_ms_max);
+        let deadline_ms = turn.now_ms() + if is_probe { patience_ms.min(PROBE_MS_MAX) } else { patience_ms };
+        writer.expire_ms = Some(writer.expire_ms.map_or(deadline_ms, |expire| expire.min(deadline_ms)));
         let has_client_id = offer.client_id.is_some();
         let client_id = offer.client_id.unwrap_or_else(|| turn.shared.new_client_id());
         if has_client_id {
@@ -196,6 +201,7 @@ impl Room {
             received_us: offer.received_us,
             deadline_ms,
             is_answered: false,
+            is_probe,
             not_before_ms: 0,
             is_reading: false,
             except: Vec::new(),
@@ -341,87 +347,6 @@ impl Room {
         }
         if !items.is_empty() {
             self.ask_bus(turn, BusAsked::Publish(places), BusRequest::Publish { room: self.id.clone(), items });
-        }
-    }
-
-    // SEQ.
-
-    pub(super) fn sequenced(&mut self, turn: &mut Turn<'_>, reply: BusReply) {
-        let Some(writer) = &mut self.writer else { return };
-        let batch = std::mem::take(&mut writer.sequencing);
-        match reply {
-            BusReply::Sequenced { answers, .. } => self.sequenced_each(turn, batch, answers),
-            BusReply::NeedInit { .. } => {
-                writer.put_back(batch);
-                // What stands at a seq may be another message after the re-init.
-                writer.queue.iter_mut().for_each(|publish| publish.except.clear());
-                self.init_wanted = true;
-            }
-            other => {
-                let wait_ms = match other {
-                    BusReply::Failed { retry_after_ms, .. } => u64::from(retry_after_ms),
-                    _ => 0,
-                };
-                writer.put_back(batch);
-                writer.pause_ms = turn.now_ms() + wait_ms.max(BACK_OFF_MS);
-            }
-        }
-    }
-
-    fn sequenced_each(&mut self, turn: &mut Turn<'_>, batch: Vec<Publish>, answers: Vec<Sequenced>) {
-        let now_ms = turn.now_ms();
-        let mut back = Vec::new();
-        let mut overdue = None;
-        let mut is_waiting = false;
-        let origins: Vec<Origin> = batch.iter().map(|publish| publish.origin).collect();
-        for (index, (mut publish, answer)) in batch.into_iter().zip(answers).enumerate() {
-            match answer {
-                Sequenced::Mine { generation, seq, timestamp } => {
-                    publish.timestamp = timestamp;
-                    self.append(turn, (generation, seq), publish);
-                }
-                Sequenced::Done { generation, seq, timestamp } => {
-                    turn.shared.stats.duplicates_total += 1;
-                    publish.timestamp = timestamp;
-                    self.ack(turn, &publish, generation, seq);
-                }
-                Sequenced::Perhaps { seq } => {
-                    self.read_known(turn, publish.attempt, seq);
-                    publish.is_reading = true;
-                    back.push(publish);
-                    is_waiting = true;
-                }
-                Sequenced::Behind => back.push(publish),
-                Sequenced::Wait { generation, seq, age_ms } => {
-                    if age_ms >= PENDING_MS_MAX {
-                        overdue = Some((generation, seq));
-                    }
-                    if origins[index + 1..].contains(&publish.origin) {
-                        // A later message of the same connection has its seq: this one must not come after it.
-                        self.give_up(turn, &publish, "another attempt of this message is under way");
-                    } else {
-                        publish.not_before_ms = now_ms + PAUSE_MS;
-                        back.push(publish);
-                        is_waiting = true;
-                    }
-                }
-                Sequenced::Busy { generation, seq, age_ms } => {
-                    if age_ms >= PENDING_MS_MAX {
-                        overdue = Some((generation, seq));
-                    }
-                    if let Some(writer) = &mut self.writer {
-                        writer.pause_ms = now_ms + PAUSE_MS;
-                    }
-                    back.push(publish);
-                }
-            }
-        }
-        if let Some(writer) = &mut self.writer {
-            writer.put_back(back);
-            writer.has_waiting |= is_waiting;
-        }
-        if let Some((generation, seq)) = overdue {
-            self.void_seq(turn, generation, seq);
         }
     }
 

@@ -171,6 +171,36 @@ fn while_the_bus_is_away_publishers_are_told_at_once_and_history_goes_on() {
 }
 
 #[test]
+fn a_probe_of_a_bus_that_is_away_is_answered_soon_and_is_the_only_one() {
+    let mut world = World::new();
+    world.subscribe(0);
+    world.publish("first", None);
+    world.bus_fails = Some(|_| true);
+    world.publish("a", Some("a"));
+    world.pass(300);
+    assert_eq!(world.refusals(), [], "what was under way has patience");
+    let refused = |world: &mut World, id: &str| {
+        let before = world.refusals().len();
+        world.publish(id, Some(id));
+        world.pass(60);
+        let refusals = world.refusals().split_off(before);
+        assert!(refusals.iter().all(|(code, _, retry)| code == "unavailable" && retry.is_some()));
+        refusals.into_iter().filter_map(|(_, id, _)| id).collect::<Vec<_>>()
+    };
+    assert_eq!(refused(&mut world, "probe"), ["probe"], "with the next SEQ");
+    // The bus does not answer at all.
+    world.bus_fails = None;
+    world.bus_hangs = true;
+    world.pass(1_000);
+    assert_eq!(refused(&mut world, "b"), [""; 0], "the next probe");
+    world.pass(800);
+    assert_eq!(refused(&mut world, "c"), ["c"], "while it is under way no other is let through");
+    world.pass(80);
+    assert_eq!(world.refusals().last().map(|(_, id, _)| id.clone()), Some(Some("b".into())), "after a second");
+    assert_eq!(world.refusals().len(), 3);
+}
+
+#[test]
 fn too_many_pending_messages_wait_and_keep_their_order() {
     let mut world = World::new();
     world.subscribe(0);

@@ -49,6 +49,8 @@ pub(super) struct World {
     /// Kinds of bus requests that are answered with `Failed`, after or before they had their effect.
     pub(super) bus_fails: Option<fn(&BusRequest) -> bool>,
     pub(super) bus_fails_after: bool,
+    /// What the bus is asked it does not answer.
+    pub(super) bus_hangs: bool,
     /// Events reach the bridges before the reply of what caused them.
     pub(super) events_first: bool,
     /// No node hears any event.
@@ -106,6 +108,7 @@ impl World {
             held: VecDeque::new(),
             bus_fails: None,
             bus_fails_after: false,
+            bus_hangs: false,
             events_first: false,
             is_deaf: false,
             queue: VecDeque::new(),
@@ -235,6 +238,9 @@ impl World {
                 }
             }
             _ => {}
+        }
+        if self.bus_hangs {
+            return;
         }
         let room = request.room().clone();
         let failed = BusReply::Failed { room, retry_after_ms: 10 };

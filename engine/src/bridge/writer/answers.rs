@@ -3,7 +3,7 @@
 use super::super::room::Room;
 use super::super::shared::{Origin, Turn};
 use super::super::{Answer, BridgeEffect};
-use super::{Publish, Stage};
+use super::{Publish, Stage, WHY_UNAVAILABLE};
 use crate::mesh::ToShard;
 use roomwire_wire::id::MessagePlace;
 use roomwire_wire::message::ErrorCode;
@@ -60,7 +60,6 @@ impl Room {
 
     /// Some publishes have waited for as long as one may.
     pub(super) fn expire_publishes(&mut self, turn: &mut Turn<'_>) {
-        const WHY: &str = "the message cannot be stored now";
         let now_ms = turn.now_ms();
         let Some(writer) = &mut self.writer else { return };
         let is_due = |publish: &Publish| publish.deadline_ms <= now_ms;
@@ -76,7 +75,7 @@ impl Room {
             let others = writer.keys.get_mut(&publish.key()).map(std::mem::take).unwrap_or_default();
             let own = (!publish.is_answered).then_some(publish.origin);
             for origin in own.into_iter().chain(others) {
-                refuse(turn, origin, publish, WHY);
+                refuse(turn, origin, publish, WHY_UNAVAILABLE);
             }
             if !std::mem::replace(&mut publish.is_answered, true) {
                 turn.shared.publish_answered();
@@ -86,7 +85,7 @@ impl Room {
         let left = left.chain(&writer.queue).filter(|publish| !publish.is_answered);
         writer.expire_ms = left.map(|publish| publish.deadline_ms).min();
         for publish in expired {
-            self.give_up(turn, &publish, WHY);
+            self.give_up(turn, &publish, WHY_UNAVAILABLE);
         }
         if store_is_late {
             turn.shared.store_failed(turn.now, 0);
