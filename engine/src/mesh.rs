@@ -14,6 +14,7 @@ use crate::stats::ShardStats;
 use bytes::Bytes;
 use roomwire_wire::close::CloseCode;
 use roomwire_wire::message::ErrorCode;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 /// Who asked a question that several threads answer.
@@ -137,6 +138,8 @@ pub enum ToShard {
         next: Option<NextPage>,
         /// No gap to the next `Deliver` on this lane.
         live: bool,
+        /// A join's answer stops here for so many ms, then the shard asks on: for `next`, or what it asked before.
+        later_ms: Option<NonZeroU16>,
     },
     /// A publish was stored and published, now or by an earlier attempt. Answered with `ack` if the client gave an id.
     Published {
@@ -154,7 +157,7 @@ pub enum ToShard {
         timestamp: u64,
     },
     /// A page of history cannot be given now: answered with `error`. Ends the answer; a member that waits to go live
-    /// is not forgotten, its shard asks again after `retry_after_ms`.
+    /// is not forgotten, its shard asks again after `retry_after_ms`, and does not tell the client again.
     HistoryRefused {
         /// For whom.
         to: ConnectionRef,

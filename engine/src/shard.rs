@@ -419,8 +419,8 @@ impl Engine {
             ToShard::DeliverToUser { user, payload, received_us } => self.deliver_to_user(&user, &payload, received_us),
             ToShard::Event { room, payload } => self.event(&room, &payload),
             ToShard::Spread { room, payload } => self.spread(&room, &payload),
-            ToShard::HistoryPage { to, room, payload, next, live } => {
-                self.history_page(to.connection, &room, &payload, next, live);
+            ToShard::HistoryPage { to, room, payload, next, live, later_ms } => {
+                self.history_page(to.connection, &room, &payload, (next, live, later_ms));
             }
             ToShard::HistoryRefused { to, room, code, message, retry_after_ms } => {
                 self.history_refused(to.connection, &room, code, message, retry_after_ms);

@@ -5,6 +5,10 @@
 //!
 //! A page has at most [`HISTORY_MESSAGES_MAX`] messages and, after the first, `page_bytes_max` bytes of content. An ask
 //! for the newest messages is answered with one page: fewer than asked for, if they are large.
+//!
+//! `away` answers where the bus cannot say the room's position.
+
+mod away;
 
 use super::receiver::Receiver;
 use super::recent::read_in;
@@ -15,6 +19,7 @@ use crate::bus::{BusReply, BusRequest, LOG_MESSAGES_MAX};
 use crate::mesh::{HistoryAsk, NextPage, ToShard};
 use crate::names::UserId;
 use crate::store::{From, ReadRow, StoreReply, StoreRequest};
+use away::Away;
 use bytes::Bytes;
 use roomwire_wire::id::MessagePlace;
 use roomwire_wire::message::{Chat, ErrorCode, HISTORY_MESSAGES_MAX, HistoryEntry, RawText, ServerMessage};
@@ -28,6 +33,8 @@ pub(super) struct History {
     reading: Option<Reading>,
     /// Receipts that were stored while a page is read: the page may be from before.
     receipts: Vec<(u64, u64, UserId)>,
+    /// The bus is away, and what is certain of the room is read from the store.
+    away: Away,
 }
 
 #[derive(Debug)]
@@ -124,9 +131,16 @@ impl Room {
     pub(super) fn pump_history(&mut self, turn: &mut Turn<'_>) {
         loop {
             let Some(history) = &mut self.history else { return };
-            if history.reading.is_some() || !self.receiver.is_known() {
+            if history.reading.is_some() {
                 return;
             }
+            if !self.receiver.is_known() {
+                if self.serve_decided(turn) {
+                    continue;
+                }
+                return;
+            }
+            history.away = Away::No;
             let Some(Ask { to, want }) = history.asks.pop_front() else {
                 self.history = None;
                 return;
@@ -162,11 +176,12 @@ impl Room {
         seq > self.receiver.last() || epoch.is_some_and(|epoch| epoch > self.receiver.generation)
     }
 
-    /// What a client's position is to be compared with cannot be found now.
-    pub(super) fn check_failed(&mut self, turn: &mut Turn<'_>, hint_ms: u32) {
-        let first = self.history.as_ref().and_then(|history| history.asks.front());
-        if first.is_some_and(|ask| matches!(ask.want, Want::Since { check: Some(_), .. })) {
-            self.refuse_history(turn, hint_ms);
+    /// What a client's position is to be compared with cannot be found now: its answer begins later.
+    pub(super) fn check_failed(&mut self, turn: &mut Turn<'_>) {
+        let Some(history) = &mut self.history else { return };
+        let is_checked = |ask: &mut Ask| matches!(ask.want, Want::Since { check: Some(_), .. });
+        if let Some(Ask { to, want: Want::Since { seq, epoch, .. } }) = history.asks.pop_front_if(is_checked) {
+            self.post_nothing_yet(turn, to, (seq, epoch.unwrap_or(self.receiver.generation)));
         }
     }
 
@@ -294,6 +309,10 @@ impl Room {
     pub(super) fn page_read(&mut self, turn: &mut Turn<'_>, reply: StoreReply) {
         let Some(history) = &mut self.history else { return };
         let Some(reading) = history.reading.take() else { return };
+        if self.decided_page_read(turn, reading, &reply) {
+            return;
+        }
+        let Some(history) = &mut self.history else { return };
         if !self.receiver.is_known() {
             history.receipts.clear();
             return; // asked again once the position is known
@@ -373,7 +392,7 @@ impl Room {
                 let payload = history_json(&self.id, &found.rows, (seq, epoch), complete, more);
                 let is_member = self.is_user() || self.shards.contains(to.shard);
                 let live = range.to_live && !more && is_member;
-                let page = ToShard::HistoryPage { to, room: self.id.clone(), payload, next, live };
+                let page = ToShard::HistoryPage { to, room: self.id.clone(), payload, next, live, later_ms: None };
                 turn.effects.push(BridgeEffect::Shard(to.shard, page));
             }
         }
@@ -382,19 +401,19 @@ impl Room {
     /// The store, or the bus, cannot answer now.
     pub(super) fn refuse_history(&mut self, turn: &mut Turn<'_>, hint_ms: u32) {
         let Some(history) = self.history.take() else { return };
-        let why = (ErrorCode::Unavailable, "the history cannot be read now");
-        let retry_after_ms = hint_ms.max(turn.shared.retry_after_ms());
         for ask in history.asks {
-            let Origin::Connection(to) = ask.to else {
-                turn.refuse(ask.to, None, why, Some(retry_after_ms));
-                continue;
-            };
-            // Named apart from other refusals: the shard has to know which answer ended, to ask again for a join.
-            turn.shared.stats.refused_total += 1;
-            let (room, (code, message)) = (self.id.clone(), why);
-            let refused = ToShard::HistoryRefused { to, room, code, message, retry_after_ms: Some(retry_after_ms) };
-            turn.effects.push(BridgeEffect::Shard(to.shard, refused));
+            self.refuse_ask(turn, ask.to, hint_ms);
         }
+    }
+
+    fn refuse_ask(&self, turn: &mut Turn<'_>, to: Origin, hint_ms: u32) {
+        let (code, message) = (ErrorCode::Unavailable, "the history cannot be read now");
+        let retry_after_ms = Some(hint_ms.max(turn.shared.retry_after_ms()));
+        let Origin::Connection(to) = to else { return turn.refuse(to, None, (code, message), retry_after_ms) };
+        // Named apart from other refusals: the shard has to know which answer ended, to ask again for a join.
+        turn.shared.stats.refused_total += 1;
+        let refused = ToShard::HistoryRefused { to, room: self.id.clone(), code, message, retry_after_ms };
+        turn.effects.push(BridgeEffect::Shard(to.shard, refused));
     }
 }
 

@@ -198,6 +198,7 @@ impl Room {
         } else {
             self.receiver.subscription = Subscription::None;
             self.position_failed(turn, hint_ms);
+            self.history_without_bus(turn, hint_ms);
         }
     }
 
@@ -306,7 +307,7 @@ impl Room {
         let Some(know) = receiver.reading_hole.take().filter(|_| receiver.is_known()) else { return };
         let StoreReply::Page { rows, cut, .. } = reply else {
             receiver.read_ms = Some(turn.now_ms() + back_off_ms(2, hint_ms(&reply)));
-            self.check_failed(turn, hint_ms(&reply));
+            self.check_failed(turn);
             return;
         };
         // `know` may have grown since; this page can only speak of what was decided when it was asked for.
@@ -382,17 +383,17 @@ impl Room {
         self.receiver.check_ms = Some(turn.now_ms() + wait_ms);
         if self.receiver.position == Position::Asking {
             self.position_failed(turn, hint_ms);
+            self.history_without_bus(turn, hint_ms);
         }
-        self.check_failed(turn, hint_ms);
+        self.check_failed(turn);
         self.writer_waits(turn.now_ms() + wait_ms);
     }
 
-    /// The position cannot be found now: who waits for history is told so, and the room asks again later.
+    /// The position cannot be found now: the room asks again later.
     fn position_failed(&mut self, turn: &mut Turn<'_>, hint_ms: u32) {
         self.receiver.position = Position::Unknown;
         let wait_ms = u64::from(hint_ms).clamp(HOLE_MS, BACK_OFF_MS_MAX);
         self.receiver.check_ms = Some(turn.now_ms() + wait_ms);
-        self.refuse_history(turn, hint_ms);
     }
 
     // A room that is not live on the bus: its head is what the store has.
@@ -426,8 +427,9 @@ impl Room {
     fn cold_failed(&mut self, turn: &mut Turn<'_>, hint_ms: u32) {
         if self.receiver.position == Position::Asking {
             self.position_failed(turn, hint_ms);
+            self.refuse_history(turn, hint_ms);
         }
-        self.check_failed(turn, hint_ms);
+        self.check_failed(turn);
     }
 
     fn cold_surveyed(&mut self, turn: &mut Turn<'_>, mut cold: Box<ColdRead>, survey: &Survey) {
@@ -452,6 +454,7 @@ impl Room {
         // Only an initialisation may decide what nobody decided yet.
         if self.init.is_some() {
             self.position_failed(turn, 0);
+            self.refuse_history(turn, 0);
         } else {
             self.receiver.position = Position::Unknown;
             self.init_wanted = true;

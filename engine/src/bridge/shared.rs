@@ -63,6 +63,8 @@ pub(super) enum Purpose {
     ColdOldest,
     /// The bases of a room's generations.
     Bases,
+    /// What is certain to be decided, the bus being away.
+    Decided,
     /// A page of history.
     Page,
     /// What a receiver lacks.

@@ -1,5 +1,6 @@
 //! Scenarios over a bridge, the local bus and the store in memory, with faults and a virtual clock.
 
+mod away;
 mod faults;
 mod history;
 mod publish;

@@ -121,11 +121,11 @@ pub(super) struct Rare {
     pub(super) head: Option<PartialHead>,
     /// Joins that the rooms' homes have not answered, and what history they bring.
     pub(super) joins: Vec<(u32, HistoryAsk)>,
-    /// Pages of history to ask for, one after the other.
+    /// Pages of history to ask for, one after the other; those that have to wait let others pass.
     pub(super) asks: VecDeque<PageAsk>,
     /// The page that the bridge was asked for.
     pub(super) asked: Option<PageAsk>,
-    /// Not before then is the next page asked for; 0 if at once.
+    /// When the first of those that have to wait is due; 0 if none is.
     pub(super) ask_at: u32,
     /// Users whose presence is watched.
     pub(super) watches: Vec<WatchEntry>,
@@ -157,6 +157,10 @@ pub(super) struct PageAsk {
     pub(super) room: RoomId,
     pub(super) ask: HistoryAsk,
     pub(super) purpose: Purpose,
+    /// Not to be asked before; 0 if at once.
+    pub(super) not_before: u32,
+    /// The client knows that its history has to wait.
+    pub(super) told: bool,
 }
 
 /// Why a page is asked for.

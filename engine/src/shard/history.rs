@@ -10,6 +10,7 @@ use crate::mesh::{HistoryAsk, NextPage, ToBridge};
 use crate::names::{ConnectionId, RoomId};
 use bytes::Bytes;
 use roomwire_wire::message::ErrorCode;
+use std::num::NonZeroU16;
 
 /// The most requests for history that wait on one connection; joins of new rooms come on top, they have their own limit.
 const ASKS_MAX: usize = 128;
@@ -43,24 +44,30 @@ impl Engine {
     /// Queues a request for history behind those that wait.
     pub(super) fn ask_page(&mut self, id: ConnectionId, room: RoomId, ask: HistoryAsk, purpose: Purpose) {
         let Some(connection) = self.connections.get_mut(id.slot) else { return };
-        connection.rare_mut().asks.push_back(PageAsk { room, ask, purpose });
+        connection.rare_mut().asks.push_back(PageAsk { room, ask, purpose, not_before: 0, told: false });
         self.ask_next_page(id);
     }
 
     /// Asks the bridge for the next page, if none is under way or queued.
     pub(super) fn ask_next_page(&mut self, id: ConnectionId) {
-        let from = self.reference(id);
+        let (from, tick) = (self.reference(id), self.tick);
         let Engine { connections, outboxes, effects, .. } = self;
         let Some(connection) = connections.get_mut(id.slot).filter(|connection| connection.id == id) else { return };
         if outboxes.has_pages(connection) {
             return;
         }
-        let Some(rare) = connection.rare.as_mut().filter(|rare| rare.asked.is_none() && rare.ask_at == 0) else {
-            return;
-        };
-        let Some(next) = rare.asks.pop_front() else { return connection.tidy() };
-        effects.bridge.push(ToBridge::History { from, room: next.room.clone(), ask: next.ask.clone() });
-        rare.asked = Some(next);
+        let Some(rare) = connection.rare.as_mut().filter(|rare| rare.asked.is_none()) else { return };
+        if rare.asks.is_empty() {
+            return connection.tidy();
+        }
+        let due = rare.asks.iter().position(|ask| ask.not_before <= tick);
+        if let Some(next) = due.and_then(|due| rare.asks.remove(due)) {
+            effects.bridge.push(ToBridge::History { from, room: next.room.clone(), ask: next.ask.clone() });
+            rare.asked = Some(next);
+        } else {
+            rare.ask_at = rare.asks.iter().map(|ask| ask.not_before).min().unwrap_or(0);
+            self.arm(id);
+        }
     }
 
     /// A page came. It stands in the queue before everything that is delivered from here on.
@@ -69,19 +76,25 @@ impl Engine {
         id: ConnectionId,
         room: &RoomId,
         payload: &Bytes,
-        next: Option<NextPage>,
-        live: bool,
+        (next, live, later_ms): (Option<NextPage>, bool, Option<NonZeroU16>),
     ) {
         let Some(asked) = self.take_asked(id, room) else { return };
         if asked.purpose == Purpose::Abandoned {
             return self.ask_next_page(id);
         }
-        self.send_payload(id, payload, Kind::Page);
+        // One that says only that the answer has to wait is sent once.
+        if later_ms.is_none() || next.is_some() || !asked.told {
+            self.send_payload(id, payload, Kind::Page);
+        }
+        if let Some(later_ms) = later_ms {
+            let ask = next.map_or(asked.ask, HistoryAsk::Next);
+            return self.ask_later(id, PageAsk { ask, ..asked }, u32::from(later_ms.get()));
+        }
         if asked.purpose == Purpose::Join && live {
             self.go_live(id, room);
         }
         if let (Some(next), Some(connection)) = (next, self.connection_mut(id)) {
-            connection.rare_mut().asks.push_front(PageAsk { ask: HistoryAsk::Next(next), ..asked });
+            connection.rare_mut().asks.push_front(PageAsk { ask: HistoryAsk::Next(next), told: false, ..asked });
         }
         self.ask_next_page(id);
     }
@@ -96,18 +109,23 @@ impl Engine {
         retry_after_ms: Option<u32>,
     ) {
         let Some(asked) = self.take_asked(id, room) else { return };
-        if asked.purpose != Purpose::Abandoned {
+        if asked.purpose != Purpose::Abandoned && !asked.told {
             self.error(id, code, message, None, retry_after_ms);
         }
-        let retry = self.tick + ticks(retry_after_ms.unwrap_or(RETRY_MS));
-        if let (Purpose::Join, Some(connection)) = (asked.purpose, self.connection_mut(id)) {
-            let rare = connection.rare_mut();
-            rare.asks.push_front(asked);
-            rare.ask_at = retry;
-            self.arm(id);
+        if asked.purpose == Purpose::Join {
+            self.ask_later(id, asked, retry_after_ms.unwrap_or(RETRY_MS));
         } else {
             self.ask_next_page(id);
         }
+    }
+
+    /// The same again after a while; meanwhile others have their turn.
+    fn ask_later(&mut self, id: ConnectionId, asked: PageAsk, later_ms: u32) {
+        let not_before = self.tick + ticks(later_ms);
+        if let Some(connection) = self.connection_mut(id) {
+            connection.rare_mut().asks.push_back(PageAsk { not_before, told: true, ..asked });
+        }
+        self.ask_next_page(id);
     }
 
     fn take_asked(&mut self, id: ConnectionId, room: &RoomId) -> Option<PageAsk> {

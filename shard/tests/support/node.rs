@@ -216,7 +216,7 @@ impl FakeBridge {
             }
             ToBridge::History { from, room, .. } => {
                 let payload = format!(r#"{{"type":"room_history","roomId":"{}","messages":[]}}"#, &*room).into();
-                let page = ToShard::HistoryPage { to: from, room, payload, next: None, live: true };
+                let page = ToShard::HistoryPage { to: from, room, payload, next: None, live: true, later_ms: None };
                 self.mesh.send(from.shard, page);
             }
             ToBridge::Publish { room, content, received_us, .. } => {

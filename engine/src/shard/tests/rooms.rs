@@ -154,6 +154,32 @@ fn a_member_goes_live_in_the_end_though_the_store_refused_its_history() {
 }
 
 #[test]
+fn a_history_that_has_to_wait_goes_on_later_and_lets_others_pass() {
+    let mut world = World::new(1);
+    let (ann, bob) = (world.connect(0, "ann"), world.connect(0, "bob"));
+    world.chat(ann, "r", "one");
+    world.script.defer_history = true;
+    world.join(bob, "r");
+    assert_eq!(world.heard(bob), ["user_joined bob", "room_history 1..1"]);
+    world.say(bob, r#"{"type":"join_room","roomId":"s","since":4}"#);
+    assert_eq!(world.heard(bob), ["user_joined bob", "room_history .."], "the first does not keep the second back");
+    world.say(bob, r#"{"type":"history","roomId":"r"}"#);
+    assert_eq!(world.heard(bob), ["room_history 1..1"]);
+    world.chat(ann, "r", "two");
+    world.script.refuse_history = true;
+    world.wait(3_000);
+    world.script.refuse_history = false;
+    world.wait(1_000);
+    world.script.defer_history = false;
+    assert_eq!(world.heard(bob), ["room_history 2..2"], "it knows that it has to wait");
+    world.wait(1_000);
+    world.chat(ann, "r", "three");
+    world.chat(ann, "s", "one");
+    let heard = world.heard(bob);
+    assert!(heard.ends_with(&["chat_message 3 three".into(), "chat_message 1 one".into()]), "{heard:?}");
+}
+
+#[test]
 fn a_token_opens_only_the_rooms_that_it_names() {
     let mut world = World::new(2);
     let ann = world.connect(0, "ann;team.*=jp;news=j");

@@ -10,6 +10,7 @@ use roomwire_wire::frame::{Decoder, FrameLimits, Input, Item, Opcode, Role, enco
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 pub(super) const START_MS: u64 = 1_700_000_000_000;
@@ -47,6 +48,8 @@ pub(super) struct Script {
     pub(super) hold_history: bool,
     pub(super) held: VecDeque<(ConnectionRef, RoomId, HistoryAsk)>,
     pub(super) refuse_history: bool,
+    /// Joins are told what there is, and that the rest comes later.
+    pub(super) defer_history: bool,
     pub(super) asks: Vec<String>,
     pub(super) drained: Vec<u16>,
     pub(super) stats: Option<Box<ShardStats>>,
@@ -366,12 +369,13 @@ impl World {
     }
 
     fn page(&self, to: ConnectionRef, room: &RoomId, ask: &HistoryAsk) -> ToShard {
-        if self.script.refuse_history {
+        let head = self.script.rooms.get(&**room).map_or(0, Vec::len);
+        let is_told = matches!(ask, HistoryAsk::Next(next) if next.after as usize >= head);
+        if self.script.refuse_history || self.script.defer_history && is_told {
             let code = roomwire_wire::message::ErrorCode::Unavailable;
             let message = "the store does not answer";
             return ToShard::HistoryRefused { to, room: room.clone(), code, message, retry_after_ms: Some(700) };
         }
-        let head = self.script.rooms.get(&**room).map_or(0, Vec::len);
         let (after, is_read) = match ask {
             HistoryAsk::Last { limit } => (head.saturating_sub(*limit as usize), false),
             HistoryAsk::Since { seq, .. } => (*seq as usize, false),
@@ -387,9 +391,23 @@ impl World {
             r#"{{"type":"room_history","roomId":"{room_id}","messages":[{}],"seq":{until},"more":{more},"live":{live}}}"#,
             seqs.join(",")
         );
+        if self.script.defer_history && !is_read {
+            // What follows is not asked for until later; who knows all that there is has nothing to follow.
+            let next = NextPage { after: until as u64, before: None, left: u32::MAX, complete: true };
+            let next = (!matches!(ask, HistoryAsk::Since { .. })).then_some(next);
+            let payload = Bytes::from(payload);
+            return ToShard::HistoryPage {
+                to,
+                room: room.clone(),
+                payload,
+                next,
+                live: false,
+                later_ms: NonZeroU16::new(700),
+            };
+        }
         let left = if is_read { 1_000 } else { u32::MAX };
         let next = more.then_some(NextPage { after: until as u64, before: None, left, complete: true });
-        ToShard::HistoryPage { to, room: room.clone(), payload: Bytes::from(payload), next, live }
+        ToShard::HistoryPage { to, room: room.clone(), payload: Bytes::from(payload), next, live, later_ms: None }
     }
 
     /// What the client heard since it was asked last, one short line for each frame.
