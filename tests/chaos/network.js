@@ -11,7 +11,7 @@ const nft = (rules) => execFileSync('nft', ['-f', '-'], { input: rules });
 
 /** Puts these rules on all that this machine sends, in place of the last ones. */
 function rules(...lines) {
-  nft(`table inet chaos {}\ndelete table inet chaos\ntable inet chaos { chain out { type filter hook output priority 0;\n${lines.join('\n')}\n} }\n`);
+  nft(`table inet chaos {}\ndelete table inet chaos\ntable inet chaos {\nchain out {\ntype filter hook output priority 0;\n${lines.join('\n')}\n}\n}\n`);
 }
 
 export async function network(world) {
