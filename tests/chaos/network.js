@@ -37,8 +37,16 @@ export async function network(world) {
   figures.delay_p99_with_5_percent_loss_ms = Math.round(load.ledger.delay(0.99));
 
   const backends = `{ ${cluster.redisPort('redis1')}, ${cluster.port + 50} }`;
+  const on = load.clients.filter((client) => client.node === third);
+  const acks = () => on.reduce((sum, client) => sum + client.acks.size, 0);
   rules(`meta skgid ${GROUP} tcp dport ${backends} ct mark set 1`, 'ct mark 1 drop');
-  await sleep(10_000);
+  await sleep(3_000); // what was under way is answered one way or the other
+  const [ackedBefore, refusedBefore] = [acks(), load.ledger.count.refused];
+  await sleep(7_000);
+  expect(acks() === ackedBefore, `${acks() - ackedBefore} publishes by ${third} were acked while it was parted from Redis and Cassandra`);
+  figures.refused_by_parted_node = load.ledger.count.refused - refusedBefore;
+  figures.parted_clients = on.length;
+  expect(figures.refused_by_parted_node > 0, `no publish was refused by ${third}, with ${on.length} clients`);
   const [, ready] = await cluster.get(third, '/readyz');
   expect(ready.status === 'degraded', `${third} is parted from Redis and Cassandra, and /readyz says ${ready.status}`);
   rules();

@@ -6,6 +6,8 @@ import { sleep } from '../server.js';
 /** Messages under way: a publisher that hears no ack stops there. */
 const OUTBOX_MAX = 32;
 const CONNECT_MS_MAX = 10_000;
+/** A room knows its last 2,048 messages again; some are under way while a repeat is. */
+const REMEMBERED_MAX = 1_500;
 
 export class LedgerClient {
   /**
@@ -192,9 +194,15 @@ export class LedgerClient {
       const roomId = ids[Math.floor(this.random() * ids.length)];
       if (this.outbox.size < OUTBOX_MAX) this.publish(roomId, `${this.name}-${n}`, Math.floor(this.random() * padding));
       const old = this.sent[Math.floor(this.random() * this.sent.length)];
-      if (this.random() < repeats && old && this.acks.has(old.clientId)) this.send(old);
+      if (this.random() < repeats && old && this.isRemembered(old)) this.send(old);
       if (this.random() < cuts) this.cut();
     }
+  }
+
+  /** Acked, and not so long ago that the room may have forgotten the client id. */
+  isRemembered({ clientId, roomId }) {
+    const ack = this.acks.get(clientId);
+    return ack !== undefined && this.rooms.get(roomId).place.seq - ack.seq < REMEMBERED_MAX;
   }
 
   /** What it still waits for, in words; nothing if it is at rest. */

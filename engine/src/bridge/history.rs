@@ -179,10 +179,12 @@ impl Room {
     /// What a client's position is to be compared with cannot be found now: its answer begins later.
     pub(super) fn check_failed(&mut self, turn: &mut Turn<'_>) {
         let Some(history) = &mut self.history else { return };
-        let is_checked = |ask: &mut Ask| matches!(ask.want, Want::Since { check: Some(_), .. });
-        if let Some(Ask { to, want: Want::Since { seq, epoch, .. } }) = history.asks.pop_front_if(is_checked) {
-            self.post_nothing_yet(turn, to, (seq, epoch.unwrap_or(self.receiver.generation)));
-        }
+        let Some(Ask { to, want: Want::Since { seq, epoch, check: Some(_), .. } }) = history.asks.front() else {
+            return;
+        };
+        let (to, place) = (*to, (*seq, epoch.unwrap_or(self.receiver.generation)));
+        history.asks.pop_front();
+        self.post_nothing_yet(turn, to, place);
     }
 
     /// Whether a client's position is one of this room's present; `None` if the store must be asked.

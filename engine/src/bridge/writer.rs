@@ -55,6 +55,8 @@ struct Publish {
     deadline_ms: u64,
     /// `unavailable` was said.
     is_answered: bool,
+    /// A later message of its connection has been published.
+    is_overtaken: bool,
     /// It came while the bus did not answer: refused as soon as it still does not.
     is_probe: bool,
     /// Not to be sequenced before: another attempt of it is under way.
@@ -201,6 +203,7 @@ impl Room {
             received_us: offer.received_us,
             deadline_ms,
             is_answered: false,
+            is_overtaken: false,
             is_probe,
             not_before_ms: 0,
             is_reading: false,
@@ -419,7 +422,8 @@ impl Room {
     pub(super) fn head_for_writer(&mut self, turn: &mut Turn<'_>, head: &Head) {
         let Some(writer) = &mut self.writer else { return };
         let unresolved = writer.unresolved.clone();
-        for (generation, seq) in unresolved {
+        // The last first: of those that go back to the queue, each finds its successors there.
+        for (generation, seq) in unresolved.into_iter().rev() {
             if seq <= head.stable {
                 self.resolve(turn, generation, seq);
             } else if generation != head.generation {
@@ -472,17 +476,20 @@ impl Room {
     }
 
     /// The seq is not ours any more: the message needs another, before those that came in after it. One that its
-    /// sender was told not to count on is let go.
+    /// sender was told not to count on is let go, and so is one whose connection has sent another since that has its
+    /// seq: what one connection sends keeps its order, so its client has to send it again.
     fn sequence_again(&mut self, turn: &mut Turn<'_>, generation: u64, seq: u64) {
         let Some(writer) = &mut self.writer else { return };
         writer.unresolved.remove(&(generation, seq));
         let Some(written) = writer.written.remove(&(generation, seq)) else { return };
         let publish = written.publish;
-        if publish.is_answered {
+        let is_before = |other: &Publish| other.attempt.wrapping_sub(publish.attempt) > u64::MAX / 2;
+        let under_way = writer.written.values().map(|written| &written.publish).chain(&writer.sequencing);
+        let is_overtaken = |other: &Publish| other.origin == publish.origin && !is_before(other);
+        if publish.is_answered || publish.is_overtaken || under_way.into_iter().any(is_overtaken) {
             self.give_up(turn, &publish, "the message was not stored");
             return;
         }
-        let is_before = |other: &Publish| other.attempt.wrapping_sub(publish.attempt) > u64::MAX / 2;
         let index = writer.queue.iter().take_while(|other| is_before(other)).count();
         writer.queue.insert(index, publish);
     }

@@ -81,7 +81,7 @@ fn later_ms(turn: &Turn<'_>) -> Option<NonZeroU16> {
 impl Range {
     /// It follows a page that was given already.
     fn goes_on(&self) -> bool {
-        self.to_live && self.from == From::Oldest && self.after > 0
+        self.to_live && self.from == From::Oldest
     }
 }
 

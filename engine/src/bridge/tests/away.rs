@@ -136,6 +136,22 @@ fn what_may_be_undecided_is_not_shown() {
 }
 
 #[test]
+fn a_new_room_is_empty_until_the_bus_is_back_and_that_is_said_once() {
+    let mut world = World::with(BridgeConfig { cluster: true, ..config(7) });
+    world.bus_fails = Some(|_| true);
+    world.subscribe(0);
+    let page = page_later(&mut world, LAST);
+    assert_eq!((page.seqs(), page.head(), page.flags()), (vec![], (0, 0), (false, true, false)));
+    let next = page.next.expect("the answer goes on");
+    world.ask(connection(0, 1), HistoryAsk::Next(next.clone()));
+    world.pass(2_000);
+    assert_eq!((world.histories_refused(), world.take_pages().len()), (1, 0));
+    world.bus_fails = None;
+    let page = follow(&mut world, next);
+    assert_eq!((page.seqs(), page.flags()), (vec![], (true, false, true)));
+}
+
+#[test]
 fn without_bus_and_store_history_is_refused() {
     let mut world = without_bus();
     world.mood = super::world::Mood::Down;

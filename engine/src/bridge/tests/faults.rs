@@ -299,6 +299,21 @@ fn a_slow_writer_whose_seq_was_voided_takes_another() {
 }
 
 #[test]
+fn a_message_whose_seq_was_voided_does_not_come_after_later_ones_of_its_connection() {
+    let mut world = two_nodes();
+    world.publish("b", Some("b"));
+    world.pass(2_000);
+    assert_eq!(world.delivered(0), [(1, "first".into()), (3, "b".into())], "2 was voided");
+    assert_eq!(world.acks().iter().map(|ack| ack.2).collect::<Vec<_>>(), [3]);
+    world.heal(false);
+    world.pass(1_000);
+    assert_eq!(world.refusals().into_iter().map(|(_, id, _)| id).collect::<Vec<_>>(), [Some("a".to_owned())]);
+    assert_eq!(world.delivered(0).len(), 2, "it is for its client to send it again");
+    world.publish("a", Some("a"));
+    assert_eq!(world.acks().last().map(|ack| ack.2), Some(4));
+}
+
+#[test]
 fn a_bus_that_lost_everything_loses_nothing() {
     for order in [false, true] {
         let mut world = two_nodes();

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 impl Room {
     pub(super) fn ack(&mut self, turn: &mut Turn<'_>, publish: &Publish, generation: u64, seq: u64) {
+        self.mark_overtaken(publish, (generation, seq));
         let message_id: Arc<str> = Arc::from(MessagePlace { epoch: generation, seq }.encode(&self.id));
         let mut origins = self.others(publish);
         if !publish.is_answered {
@@ -38,6 +39,16 @@ impl Room {
             }
         }
         turn.shared.publish_ends(publish.is_answered);
+    }
+
+    /// Those of the same connection that came in before it, and are not published yet.
+    fn mark_overtaken(&mut self, publish: &Publish, place: (u64, u64)) {
+        let Some(writer) = &mut self.writer else { return };
+        let earlier = |other: &&mut Publish| {
+            other.origin == publish.origin && other.attempt.wrapping_sub(publish.attempt) > u64::MAX / 2
+        };
+        let before = writer.written.range_mut(..place).map(|(_, written)| &mut written.publish);
+        before.filter(earlier).for_each(|other| other.is_overtaken = true);
     }
 
     /// Who else waits for the publish; its client id is free again.
