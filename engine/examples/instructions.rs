@@ -163,7 +163,7 @@ fn join(engine: &mut Engine, user: usize) -> ConnectionId {
     for message in std::mem::take(&mut engine.effects.bridge) {
         if let ToBridge::History { from, room, .. } = message {
             let payload = Bytes::from_static(b"{}");
-            engine.mesh(NOW, ToShard::HistoryPage { to: from, room, payload, next: None, live: true });
+            engine.mesh(NOW, ToShard::HistoryPage { to: from, room, payload, next: None, live: true, later_ms: None });
         }
     }
     send_all(engine, &mut Vec::new());
