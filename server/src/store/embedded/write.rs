@@ -34,6 +34,8 @@ const REOPEN_BYTES: u64 = 4 * 1024 * 1024;
 const RETRY_MS: u32 = 1_000;
 /// What a refused write is told while fjall is behind with its own files.
 const RETRY_SOON_MS: u32 = 100;
+/// Rooms whose highest row is remembered; with more, all are forgotten, and each costs one look again.
+const TOPS_MAX: usize = 100_000;
 /// The longest key that fjall takes is 65,535 bytes; a user id near that is no user id.
 const USER_BYTES_MAX: usize = 32 * 1024;
 
@@ -49,6 +51,7 @@ pub(super) struct Writer {
     outbox: Outbox,
     waiting: Arc<AtomicU64>,
     retention: Retention,
+    tops: Tops,
     figures: StoreFigures,
     figures_sent: Instant,
     /// When the free space was looked at.
@@ -67,9 +70,15 @@ struct Broken {
     retry_at: Instant,
 }
 
+/// By room the highest (generation, seq) that this process has written. A row above it needs no look whether its place is
+/// taken: the bus gives each place to one message, so what stands there already was written by this process, be it a
+/// repeat or a void marker, and is not above. Each look costs filters and blocks of several files.
+type Tops = HashMap<RoomId, (u64, u64)>;
+
 /// One commit in the making.
 struct Group<'a> {
     tables: &'a Tables,
+    tops: &'a mut Tops,
     batch: WriteBatch,
     /// What this batch writes, since the tables do not show it yet: places of rows and markers, voided seqs, receipts.
     places: HashSet<Vec<u8>>,
@@ -102,6 +111,7 @@ impl Writer {
             outbox,
             waiting,
             retention,
+            tops: Tops::new(),
             figures: StoreFigures::default(),
             figures_sent: Instant::now(),
             looked: None,
@@ -181,7 +191,7 @@ impl Writer {
         }
         let Some(tables) = self.tables.clone() else { return };
         let started = Instant::now();
-        let mut group = Group::new(&tables);
+        let mut group = Group::new(&tables, &mut self.tops);
         for (arrived, request) in requests.drain(..) {
             let ticket = request.ticket();
             // `Failed` means unknown outcome: what of the request is in the batch already may stay there.
@@ -393,9 +403,13 @@ impl Writer {
 }
 
 impl<'a> Group<'a> {
-    fn new(tables: &'a Tables) -> Group<'a> {
+    fn new(tables: &'a Tables, tops: &'a mut Tops) -> Group<'a> {
+        if tops.len() > TOPS_MAX {
+            tops.clear();
+        }
         Group {
             tables,
+            tops,
             batch: tables.database.batch(),
             places: HashSet::new(),
             voided: HashSet::new(),
@@ -442,9 +456,12 @@ impl<'a> Group<'a> {
     /// Insert only: what stands in the row's place stays, be it a row of any attempt or a void marker.
     fn append(&mut self, row: &Row) -> Result<(), ReadError> {
         let key = layout::row_key(&row.room, row.seq, row.generation);
-        if self.places.contains(&key) || self.tables.messages.contains_key(&key)? {
+        let place = (row.generation, row.seq);
+        let is_above = self.tops.get(&row.room).is_some_and(|top| place > *top);
+        if !is_above && (self.places.contains(&key) || self.tables.messages.contains_key(&key)?) {
             return Ok(());
         }
+        self.raise_top(&row.room, place);
         self.batch.insert(&self.tables.messages, key.clone(), layout::encode_row(row));
         self.places.insert(key);
         self.appended += 1;
@@ -499,7 +516,16 @@ impl<'a> Group<'a> {
         Ok(true)
     }
 
+    /// Also where the commit fails: what is below the top is looked at, so one too high costs nothing but looks.
+    fn raise_top(&mut self, room: &RoomId, place: (u64, u64)) {
+        match self.tops.get_mut(room) {
+            Some(top) => *top = place.max(*top),
+            None => drop(self.tops.insert(room.clone(), place)),
+        }
+    }
+
     fn put_void(&mut self, room: &RoomId, seq: u64, generation: u64) {
+        self.raise_top(room, (generation, seq));
         let key = layout::row_key(room, seq, generation);
         self.batch.insert(&self.tables.messages, key.clone(), layout::encode_void());
         self.places.insert(key);
