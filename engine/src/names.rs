@@ -1,4 +1,5 @@
-//! Distinct types for the ids that cross threads. Cloning one counts a reference; nothing is copied.
+//! Distinct types for the ids that cross threads, and the globs that stand for some of them. Cloning an id counts a
+//! reference; nothing is copied.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -155,6 +156,32 @@ pub fn home(name: &str, shards: u16) -> ShardId {
     ShardId(((hash >> 32) % u64::from(shards.max(1))) as u16)
 }
 
+/// Whether `name` matches `glob`, where `*` stands for any run of bytes. Tries at most glob times name steps.
+#[must_use]
+pub fn matches_glob(glob: &str, name: &str) -> bool {
+    let (glob, name) = (glob.as_bytes(), name.as_bytes());
+    let (mut in_glob, mut in_name) = (0, 0);
+    // Where to go back to: behind the last star, and how much of the name it took so far.
+    let mut star = None;
+    while in_name < name.len() {
+        match glob.get(in_glob) {
+            Some(b'*') => {
+                star = Some((in_glob + 1, in_name));
+                in_glob += 1;
+            }
+            Some(byte) if *byte == name[in_name] => (in_glob, in_name) = (in_glob + 1, in_name + 1),
+            _ => match star {
+                Some((behind, took)) => {
+                    star = Some((behind, took + 1));
+                    (in_glob, in_name) = (behind, took + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    glob[in_glob..].iter().all(|byte| *byte == b'*')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,5 +207,17 @@ mod tests {
         }
         assert_eq!(set.iter().map(|shard| shard.0).collect::<Vec<_>>(), [0, 63, 64, 255]);
         assert!(set.remove(ShardId(64)) && !set.remove(ShardId(64)) && !set.contains(ShardId(64)));
+    }
+
+    #[test]
+    fn a_star_stands_for_any_run() {
+        for (glob, name) in
+            [("*", ""), ("*", "a"), ("a*", "a"), ("a*c", "abbc"), ("*b*b", "abcb"), ("a", "a"), ("**", "x")]
+        {
+            assert!(matches_glob(glob, name), "{glob} {name}");
+        }
+        for (glob, name) in [("", "a"), ("a", "ab"), ("a*c", "abcd"), ("*b", "abc"), ("team.*", "team"), ("b", "a")] {
+            assert!(!matches_glob(glob, name), "{glob} {name}");
+        }
     }
 }

@@ -96,6 +96,7 @@ fn start_failure(error: StartError) -> Failure {
             OpenError::Embedded(
                 embedded::OpenError::Newer { .. }
                 | embedded::OpenError::NotOurs { .. }
+                | embedded::OpenError::HalfImported { .. }
                 | embedded::OpenError::Damaged { .. },
             )
             | OpenError::Cql(cql::OpenError::Refused(_)),

@@ -82,7 +82,7 @@ enum Command {
     GenConfig,
     /// Mint a token for a user, signed with auth.secret
     Token(TokenArgs),
-    /// Work on the store: schema, speed
+    /// Work on the store: its schema, moving rooms from one store to another, figures, speed
     Store(store::StoreArgs),
     /// Print the version
     Version,

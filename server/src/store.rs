@@ -1,10 +1,11 @@
 //! Where messages are kept. [`embedded`] is the store of a node that stands alone, [`cql`] that of a cluster; the
-//! contract of both is `roomwire_engine::store`.
+//! contract of both is `roomwire_engine::store`. [`transfer`] moves rooms between stores, without a node.
 //!
 //! The bridge thread holds a store's handle: requests in, events out, a wake-up when there is something to read.
 
 pub mod cql;
 pub mod embedded;
+pub mod transfer;
 
 use cql::{CqlConfig, CqlStore};
 use embedded::{EmbeddedConfig, EmbeddedStore};

@@ -1,5 +1,7 @@
 //! `roomwire store ...`: what an operator does to a store without a running node.
 
+mod transfer;
+
 use super::Failure;
 use super::measure::{Measure, measure};
 use crate::boot;
@@ -23,13 +25,24 @@ pub(super) enum StoreCommand {
     },
     /// Measure how many messages a second the cluster takes, by appends to rooms named roomwire-measure-*; kept for a day
     Measure(Measure),
+    /// Write rooms and messages as JSON lines, for `import` or for keeping
+    Export(transfer::ExportArgs),
+    /// Take rooms and messages from an export; running it twice is as good as once
+    Import(transfer::ImportArgs),
+    /// Say what the store holds
+    Stat(transfer::StatArgs),
 }
 
-/// `migrate` and `measure` are about the cluster, whatever `store.kind` says: so its keys are checked too.
+/// `migrate` and `measure` are about the cluster, whatever `store.kind` says, and the others take a kind of their own: so
+/// the keys of that store are checked too.
 pub(super) fn prepare(set: &mut Vec<String>, args: &StoreArgs) {
-    match args.command {
-        StoreCommand::Migrate { .. } | StoreCommand::Measure(_) => set.push("store.kind=cql".to_owned()),
-    }
+    let kind = match &args.command {
+        StoreCommand::Migrate { .. } | StoreCommand::Measure(_) => Some("cql"),
+        StoreCommand::Export(args) => args.which.kind(),
+        StoreCommand::Import(args) => args.which.kind(),
+        StoreCommand::Stat(args) => args.which.kind(),
+    };
+    set.extend(kind.map(|kind| format!("store.kind={kind}")));
 }
 
 pub(super) fn run(settings: &Settings, args: &StoreArgs) -> Result<(), Failure> {
@@ -51,5 +64,8 @@ pub(super) fn run(settings: &Settings, args: &StoreArgs) -> Result<(), Failure> 
             super::print(&measure(boot::cql_config(settings), ask)?);
             Ok(())
         }
+        StoreCommand::Export(args) => transfer::export(settings, args),
+        StoreCommand::Import(args) => transfer::import(settings, args),
+        StoreCommand::Stat(args) => transfer::stat(settings, args),
     }
 }

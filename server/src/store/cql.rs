@@ -3,7 +3,8 @@
 //! The bridge thread holds a [`CqlStore`]: requests in, events out, nothing blocks. The thread runs a tokio runtime of
 //! its own ([`worker`]), so that neither a long page nor the driver's work on its connections ever delays the bridge's
 //! loop. Each request becomes a task: [`write`] appends and receipts, [`meta`] the conditional writes, [`read`] pages and
-//! tails. [`link`] is one session with its prepared statements; [`migrate`] makes the tables.
+//! tails. [`link`] is one session with its prepared statements; [`migrate`] makes the tables, [`offline`] serves the commands
+//! that move rooms between stores.
 //!
 //! Each request is answered within a bound, whatever the cluster does: a request beyond `queue_max`, or while the circuit
 //! is open, with `Failed` at once; one that takes too long with `Failed` then, which means *unknown outcome*.
@@ -11,6 +12,7 @@
 mod link;
 mod meta;
 pub mod migrate;
+pub(super) mod offline;
 mod read;
 mod worker;
 mod write;

@@ -12,8 +12,10 @@
 //! writer then answers `Failed`, the reader goes on with the open tables, and once there is room again the writer cuts
 //! the failed batch off the journal and opens the database in place.
 
+mod group;
 mod journal;
 mod layout;
+pub(super) mod offline;
 mod read;
 mod retain;
 mod tables;
@@ -29,7 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
-use tables::DataDir;
+use tables::{DataDir, IMPORTING};
 
 /// When a commit is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +102,14 @@ pub enum OpenError {
         version: u32,
         /// Ours.
         known: u32,
+    },
+    /// An import into it has not ended.
+    #[error("data directory {path} holds an import that did not finish: run `roomwire store import` once more with the \
+        whole file, or move the directory away to start empty (or remove {path}/{IMPORTING} to go on with what is there)",
+        path = path.display())]
+    HalfImported {
+        /// The directory.
+        path: PathBuf,
     },
     /// Not a data directory of Roomwire.
     #[error("{} is not a data directory of roomwire (its file `format` is missing or foreign): set data.dir to another", path.display())]
@@ -185,6 +195,7 @@ impl Lane {
 /// [`OpenError`], for the operator.
 pub fn spawn(config: EmbeddedConfig, wake: Wake) -> Result<EmbeddedStore, OpenError> {
     let directory = DataDir::claim(&config.dir)?;
+    directory.check_whole()?;
     let tables = directory.open(&config)?;
     let (write_sender, write_receiver) = bounded(config.queue_max.max(1));
     let (read_sender, read_receiver) = bounded(config.queue_max.max(1));

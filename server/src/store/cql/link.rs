@@ -82,6 +82,8 @@ pub(super) struct Statements {
     pub(super) set_base: PreparedStatement,
     pub(super) void_if_owner: PreparedStatement,
     pub(super) void: PreparedStatement,
+    pub(super) select_floor: PreparedStatement,
+    pub(super) set_floor: PreparedStatement,
     pub(super) version: PreparedStatement,
 }
 
@@ -228,6 +230,25 @@ pub(super) async fn schema_version(session: &Session, keyspace: &str) -> Result<
     }
 }
 
+/// The row of `schema_version` that stands there while the keyspace is not whole.
+pub(super) const IMPORT: &str = "import";
+
+/// Whether no import is under way, or broke off.
+pub(super) async fn check_whole(session: &Session, keyspace: &str) -> Result<(), Trouble> {
+    let mut statement =
+        Statement::new(format!("SELECT version FROM {keyspace}.schema_version WHERE name = '{IMPORT}'"));
+    statement.set_is_idempotent(true);
+    let result = session.query_unpaged(statement, ()).await?;
+    let rows = result.into_rows_result().map_err(|error| Trouble::Passing(error.to_string()))?;
+    if rows.rows_num() == 0 {
+        return Ok(());
+    }
+    Err(Trouble::Refused(format!(
+        "keyspace {keyspace} holds an import that did not finish: run `roomwire store import` once more with the whole file (or, \
+         to go on with what is there, DELETE FROM {keyspace}.schema_version WHERE name = '{IMPORT}')"
+    )))
+}
+
 /// What the cluster itself said, if it said something.
 pub(super) fn db_error(error: &ExecutionError) -> Option<&DbError> {
     match error {
@@ -308,6 +329,12 @@ async fn prepare_all(
         ))
         .await?,
         void: conditional(format!("UPDATE {meta} SET base = ? WHERE room_id = ? AND kind = 1 AND n = ? IF gen = ?")).await?,
+        // What retention had removed before the room was imported.
+        select_floor: read(format!("SELECT base FROM {meta} WHERE room_id = ? AND kind = 2 AND n = 0")).await?,
+        set_floor: conditional(format!(
+            "UPDATE {meta} SET base = ? WHERE room_id = ? AND kind = 2 AND n = 0 IF gen = ? AND owner = ?"
+        ))
+        .await?,
         version: read(format!("SELECT version FROM {keyspace}.schema_version WHERE name = 'roomwire'")).await?,
     })
 }

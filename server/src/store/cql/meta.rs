@@ -13,7 +13,7 @@ use scylla::response::{PagingState, PagingStateResponse};
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::value::{CqlValue, Row as AnyRow};
 
-/// Kinds of rows in `room_meta`.
+/// Kinds of rows in `room_meta`; a third one holds what retention had removed of an imported room (`link::set_floor`).
 const KIND_BASE: i8 = 0;
 const KIND_VOID: i8 = 1;
 /// Voids of one conditional batch: clusters refuse batches of 50 KiB by default.
@@ -22,7 +22,13 @@ const BATCH_VOIDS_MAX: usize = 128;
 impl Worker {
     /// All facts of a room, as the last conditional write left them.
     pub(super) async fn read_meta(&self, link: &Link, room: &RoomId) -> Result<RoomMeta, Trouble> {
+        Ok(self.read_meta_whole(link, room).await?.0)
+    }
+
+    /// The same, and which generation voided each of its voids.
+    pub(super) async fn read_meta_whole(&self, link: &Link, room: &RoomId) -> Result<(RoomMeta, Vec<u64>), Trouble> {
         let mut meta = RoomMeta::default();
+        let mut void_generations = Vec::new();
         let mut from = PagingState::start();
         loop {
             let (page, next) = self.execute_page(link, &link.statements.select_meta, (&**room,), from).await?;
@@ -34,14 +40,17 @@ impl Worker {
                 meta.owner = owner.unwrap_or(0).cast_unsigned();
                 match (kind, n, base) {
                     (Some(KIND_BASE), Some(n), Some(base)) => meta.bases.push((number(n), number(base))),
-                    (Some(KIND_VOID), Some(n), _) => meta.voids.push(number(n)),
-                    // A room with a generation and nothing else.
+                    (Some(KIND_VOID), Some(n), by) => {
+                        meta.voids.push(number(n));
+                        void_generations.push(by.map_or(0, number));
+                    }
+                    // A room with a generation and nothing else, or the third kind.
                     _ => {}
                 }
             }
             match next {
                 PagingStateResponse::HasMorePages { state } => from = state,
-                PagingStateResponse::NoMorePages => return Ok(meta),
+                PagingStateResponse::NoMorePages => return Ok((meta, void_generations)),
             }
         }
     }

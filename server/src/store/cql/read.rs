@@ -31,7 +31,7 @@ const PAGE_ROWS: i32 = 1_000;
 /// Rows asked for beyond a page's limit: other generations, markers, and the one that shows that more follow.
 const PAGE_ROWS_EXTRA: i32 = 8;
 /// Buckets of one answer of `room_buckets`.
-const BUCKETS_AT_ONCE: i32 = 64;
+pub(super) const BUCKETS_AT_ONCE: i32 = 64;
 /// A walk through more buckets than this is given up: they were all empty.
 const BUCKETS_MAX: usize = 256;
 /// The seqs of one probe: only so many messages in a row that were lost could be taken for the work of retention.
@@ -55,10 +55,10 @@ pub(super) struct Range {
 /// message's time leaves a row without an author.
 #[derive(Debug, DeserializeRow)]
 #[scylla(flavor = "enforce_order", skip_name_checks)]
-struct MessageColumns<'a> {
-    seq: i64,
-    generation: i64,
-    kind: i8,
+pub(super) struct MessageColumns<'a> {
+    pub(super) seq: i64,
+    pub(super) generation: i64,
+    pub(super) kind: i8,
     attempt: i64,
     client_id: Option<&'a str>,
     user_id: Option<&'a str>,
@@ -70,14 +70,19 @@ struct MessageColumns<'a> {
 
 /// What stands in one place of the table.
 #[derive(Debug)]
-enum Stored {
+pub(super) enum Stored {
     Void { seq: u64 },
     Message(ReadRow),
 }
 
 impl MessageColumns<'_> {
-    /// `None` for a row that is no message and no marker.
+    /// `None` for a row that is no message and no marker. Of many readers some.
     fn stored(&self, room: &RoomId) -> Option<Stored> {
+        self.stored_with(room, READ_BY_MAX)
+    }
+
+    /// The same with up to `readers_max` readers.
+    pub(super) fn stored_with(&self, room: &RoomId, readers_max: usize) -> Option<Stored> {
         let seq = number(self.seq);
         if self.kind == KIND_VOID {
             return Some(Stored::Void { seq });
@@ -95,7 +100,7 @@ impl MessageColumns<'_> {
                 attempt: self.attempt.cast_unsigned(),
                 timestamp: number(self.created_at?.0),
             },
-            read_by: readers.take(READ_BY_MAX).map(|reader| Box::from(*reader)).collect(),
+            read_by: readers.take(readers_max).map(|reader| Box::from(*reader)).collect(),
         }))
     }
 }
@@ -192,8 +197,8 @@ impl Page<'_> {
 
 /// A row of `room_buckets`.
 #[derive(Clone, Copy, Debug)]
-struct Bucket {
-    number: u64,
+pub(super) struct Bucket {
+    pub(super) number: u64,
     created_ms: u64,
 }
 
@@ -311,14 +316,12 @@ impl Worker {
         let rows = result.into_rows_result().map_err(unreadable)?;
         let mut found: Option<ReadRow> = None;
         for columns in rows.rows::<MessageColumns<'_>>().map_err(unreadable)? {
-            let columns = columns.map_err(unreadable)?;
-            match columns.stored(room) {
+            // Whether a reader is new must be seen among all of them.
+            match columns.map_err(unreadable)?.stored_with(room, usize::MAX) {
                 Some(Stored::Void { .. }) => return Ok(None),
                 // Attempts ascend: the first is the one that counts.
                 Some(Stored::Message(read)) if read.row.generation == generation && found.is_none() => {
-                    // Whether a reader is new must be seen among all of them.
-                    let readers = columns.read_by.iter().flatten().map(|reader| Box::from(*reader)).collect();
-                    found = Some(ReadRow { read_by: readers, ..read });
+                    found = Some(read);
                 }
                 _ => {}
             }
@@ -341,7 +344,7 @@ impl Worker {
     }
 
     /// All messages of a bucket from `first` on, of every generation and attempt; without what they say.
-    async fn rows_of(
+    pub(super) async fn rows_of(
         &self,
         link: &Link,
         room: &RoomId,
@@ -367,12 +370,17 @@ impl Worker {
 
     /// The highest seq of any message of the room.
     async fn last_seq(&self, link: &Link, room: &RoomId) -> Result<Option<u64>, Trouble> {
+        Ok(self.last_row(link, room).await?.map(|row| row.seq))
+    }
+
+    /// The room's last message.
+    pub(super) async fn last_row(&self, link: &Link, room: &RoomId) -> Result<Option<Row>, Trouble> {
         let mut high = bucket_max();
         for _ in 0..BUCKETS_MAX / BUCKETS_AT_ONCE as usize {
             let buckets = self.buckets(link, room, (0, high), true, BUCKETS_AT_ONCE).await?;
             for bucket in &buckets {
-                if let Some(seq) = self.last_of(link, room, bucket.number).await? {
-                    return Ok(Some(seq));
+                if let Some(row) = self.last_of(link, room, bucket.number).await? {
+                    return Ok(Some(row));
                 }
             }
             match buckets.last() {
@@ -383,7 +391,7 @@ impl Worker {
         Ok(None)
     }
 
-    async fn last_of(&self, link: &Link, room: &RoomId, bucket: u64) -> Result<Option<u64>, Trouble> {
+    async fn last_of(&self, link: &Link, room: &RoomId, bucket: u64) -> Result<Option<Row>, Trouble> {
         let statement = paged(&link.statements.select_newest, PAGE_ROWS_EXTRA);
         let mut from = PagingState::start();
         loop {
@@ -392,7 +400,7 @@ impl Worker {
             let rows = result.into_rows_result().map_err(unreadable)?;
             for columns in rows.rows::<MessageColumns<'_>>().map_err(unreadable)? {
                 if let Some(Stored::Message(read)) = columns.map_err(unreadable)?.stored(room) {
-                    return Ok(Some(read.row.seq));
+                    return Ok(Some(read.row));
                 }
             }
             match next {
@@ -403,7 +411,7 @@ impl Worker {
     }
 
     /// Up to `limit` of a room's buckets within a range, from one end or the other.
-    async fn buckets(
+    pub(super) async fn buckets(
         &self,
         link: &Link,
         room: &RoomId,
@@ -423,14 +431,17 @@ impl Worker {
     }
 
     /// The lowest seq that retention has left; 0 if it has removed nothing.
-    async fn oldest(&self, link: &Link, room: &RoomId) -> Result<u64, Trouble> {
+    pub(super) async fn oldest(&self, link: &Link, room: &RoomId) -> Result<u64, Trouble> {
         let known = locked(&self.floors).get(room).copied();
         if let Some((oldest, looked)) = known
             && looked.elapsed() < FLOOR_KEPT
         {
             return Ok(oldest);
         }
-        let known = known.map_or(0, |(oldest, _)| oldest);
+        let known = match known {
+            Some((oldest, _)) => oldest,
+            None => self.imported_floor(link, room).await?,
+        };
         let Some(oldest) = self.find_oldest(link, room, known).await? else { return Ok(known) };
         let mut floors = locked(&self.floors);
         if floors.len() >= CACHED_ROOMS_MAX {
@@ -440,13 +451,21 @@ impl Worker {
         Ok(oldest)
     }
 
+    /// What retention had removed of an imported room before it came here; 0 if nothing.
+    async fn imported_floor(&self, link: &Link, room: &RoomId) -> Result<u64, Trouble> {
+        let result = self.execute(link, &link.statements.select_floor, (&**room,)).await?;
+        let rows = result.into_rows_result().map_err(unreadable)?;
+        let row = rows.maybe_first_row::<(Option<i64>,)>().map_err(unreadable)?;
+        Ok(row.and_then(|(floor,)| floor).map_or(0, number))
+    }
+
     /// Looks for the floor, which is at `known` or above; `None` while nothing can be said for long.
     async fn find_oldest(&self, link: &Link, room: &RoomId, known: u64) -> Result<Option<u64>, Trouble> {
         let bottom = self.buckets(link, room, (0, bucket_max()), false, 1).await?;
         let Some(bottom) = bottom.first() else { return Ok(None) };
         if bottom.created_ms.saturating_add(DAY_MS) > unix_ms() {
             // No retention is shorter than a day.
-            return Ok(Some(0));
+            return Ok(Some(known));
         }
         let start = (bottom.number * BUCKET_SEQS).max(1).max(known);
         if let Some(found) = self.probe_at(link, room, start).await? {
@@ -511,7 +530,7 @@ impl Worker {
     }
 }
 
-fn paged(statement: &PreparedStatement, rows: i32) -> PreparedStatement {
+pub(super) fn paged(statement: &PreparedStatement, rows: i32) -> PreparedStatement {
     let mut statement = statement.clone();
     statement.set_page_size(rows);
     statement

@@ -17,7 +17,7 @@ use scylla::response::{PagingState, PagingStateResponse};
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -54,6 +54,8 @@ pub(super) struct Worker {
     permits: Semaphore,
     /// Why the circuit is open; `None` while it is closed.
     open_because: Mutex<Option<Arc<str>>>,
+    /// The keyspace was seen without an import under way: one that begins later is no reason to leave the cluster.
+    was_whole: AtomicBool,
     failures_in_row: AtomicU32,
     /// Unix milliseconds of the last answer of the cluster.
     heard_ms: AtomicU64,
@@ -79,23 +81,7 @@ pub(super) async fn run(
     mut requests: UnboundedReceiver<StoreRequest>,
     first_word: Sender<Result<(), Trouble>>,
 ) {
-    let Setup { config, tls, waiting, events, wake } = setup;
-    let worker = Arc::new(Worker {
-        permits: Semaphore::new(config.in_flight_max.max(1)),
-        config,
-        tls,
-        link: Mutex::new(None),
-        open_because: Mutex::new(Some(Arc::from("connecting to Cassandra"))),
-        failures_in_row: AtomicU32::new(0),
-        heard_ms: AtomicU64::new(0),
-        is_broken: Notify::new(),
-        figures: Mutex::default(),
-        buckets: Mutex::default(),
-        floors: Mutex::default(),
-        waiting,
-        events,
-        wake,
-    });
+    let worker = Arc::new(Worker::new(setup));
     let first = worker.connect().await;
     let refused = matches!(first, Err(Trouble::Refused(_)));
     // Nobody may be waiting any more.
@@ -117,6 +103,28 @@ pub(super) async fn run(
 }
 
 impl Worker {
+    /// A worker that is not connected yet. `run` makes one of it; the commands of `offline.rs` use its parts.
+    pub(super) fn new(setup: Setup) -> Worker {
+        let Setup { config, tls, waiting, events, wake } = setup;
+        Worker {
+            permits: Semaphore::new(config.in_flight_max.max(1)),
+            config,
+            tls,
+            link: Mutex::new(None),
+            open_because: Mutex::new(Some(Arc::from("connecting to Cassandra"))),
+            was_whole: AtomicBool::new(false),
+            failures_in_row: AtomicU32::new(0),
+            heard_ms: AtomicU64::new(0),
+            is_broken: Notify::new(),
+            figures: Mutex::default(),
+            buckets: Mutex::default(),
+            floors: Mutex::default(),
+            waiting,
+            events,
+            wake,
+        }
+    }
+
     /// Answers a request, within a bound.
     async fn serve(self: Arc<Worker>, request: StoreRequest) {
         let began = Instant::now();
@@ -276,8 +284,15 @@ impl Worker {
 
     /// A new session in place of the one that is there.
     async fn connect(&self) -> Result<(), Trouble> {
-        match link::open(&self.config, self.tls.clone()).await {
+        let opened = match link::open(&self.config, self.tls.clone()).await {
+            Ok(link) if !self.was_whole.load(Ordering::Relaxed) => {
+                link::check_whole(&link.session, &self.config.keyspace).await.map(|()| link)
+            }
+            other => other,
+        };
+        match opened {
             Ok(link) => {
+                self.was_whole.store(true, Ordering::Relaxed);
                 *locked(&self.link) = Some(Arc::new(link));
                 self.close_circuit();
                 Ok(())

@@ -52,7 +52,9 @@ impl Worker {
         rows: &[Row],
         now_ms: u64,
     ) -> Result<(), Trouble> {
-        self.register_bucket(link, room, *bucket).await?;
+        // An imported room is as old as its messages.
+        let since_ms = rows.iter().map(|row| row.timestamp).min().unwrap_or(now_ms);
+        self.register_bucket(link, room, *bucket, since_ms.min(now_ms)).await?;
         let mut rest = rows;
         while !rest.is_empty() {
             let mut bytes = 0;
@@ -113,7 +115,7 @@ impl Worker {
     }
 
     /// Notes that the room has this bucket, before anything is written into it. The first note stays as it is.
-    async fn register_bucket(&self, link: &Link, room: &RoomId, bucket: u64) -> Result<(), Trouble> {
+    async fn register_bucket(&self, link: &Link, room: &RoomId, bucket: u64, since_ms: u64) -> Result<(), Trouble> {
         let key = (room.clone(), bucket);
         if locked(&self.buckets).contains(&key) {
             return Ok(());
@@ -122,8 +124,8 @@ impl Worker {
         let noted = self.execute(link, &link.statements.select_bucket, place).await?;
         let is_noted = noted.into_rows_result().map_err(|error| Trouble::Passing(error.to_string()))?.rows_num() > 0;
         if !is_noted {
-            let now = CqlTimestamp(bigint(unix_ms()));
-            self.execute(link, &link.statements.insert_bucket, (place.0, place.1, now)).await?;
+            let since = CqlTimestamp(bigint(since_ms));
+            self.execute(link, &link.statements.insert_bucket, (place.0, place.1, since)).await?;
         }
         let mut buckets = locked(&self.buckets);
         if buckets.len() >= CACHED_ROOMS_MAX {
@@ -148,7 +150,7 @@ impl Worker {
         let now_ms = unix_ms();
         let ttl = self.ttl_secs(now_ms, now_ms);
         for (bucket, seqs) in shares {
-            self.register_bucket(link, room, bucket).await?;
+            self.register_bucket(link, room, bucket, now_ms).await?;
             for seqs in seqs.chunks(BATCH_MARKERS_MAX) {
                 let mut statement = Batch::new(BatchType::Unlogged);
                 statement.set_is_idempotent(true);
@@ -167,6 +169,15 @@ impl Worker {
         Ok(())
     }
 
+    /// Adds readers to a message that is known to be there.
+    pub(super) async fn add_readers(&self, link: &Link, row: &Row, readers: &[&str]) -> Result<(), Trouble> {
+        let ttl = self.ttl_secs(row.timestamp, unix_ms());
+        let (bucket, attempt) = (bigint(row.seq / BUCKET_SEQS), row.attempt.cast_signed());
+        let values = (ttl, readers, &*row.room, bucket, bigint(row.seq), bigint(row.generation), attempt);
+        self.execute(link, &link.statements.add_reader, values).await?;
+        Ok(())
+    }
+
     /// Adds a reader to a message; whether it is there, and whether the reader is new.
     pub(super) async fn receipt(
         &self,
@@ -180,11 +191,7 @@ impl Worker {
             return Ok((true, false));
         }
         if read.read_by.len() < READERS_MAX {
-            let ttl = self.ttl_secs(read.row.timestamp, unix_ms());
-            let (bucket, attempt) = (bigint(seq / BUCKET_SEQS), read.row.attempt.cast_signed());
-            let reader = [&**user];
-            let values = (ttl, &reader[..], &**room, bucket, bigint(seq), bigint(generation), attempt);
-            self.execute(link, &link.statements.add_reader, values).await?;
+            self.add_readers(link, &read.row, &[&**user]).await?;
         }
         Ok((true, true))
     }

@@ -4,6 +4,7 @@
 //! <data.dir>/roomwire.lock   held by flock; contains the pid of the holder
 //! <data.dir>/format          "roomwire-store 1"
 //! <data.dir>/messages/       fjall
+//! <data.dir>/importing       there while an import runs, and after one that broke off
 //! ```
 
 use super::journal::{self, Mended};
@@ -17,6 +18,8 @@ use std::sync::Arc;
 /// The version of the directory's layout and of all keys and values.
 const FORMAT: u32 = 1;
 const FORMAT_NAME: &str = "roomwire-store";
+/// The file that is there while the store is not whole.
+pub(super) const IMPORTING: &str = "importing";
 /// A memtable this large is written out as a file; each table may hold a few of them in memory.
 const MEMTABLE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// A file that compaction writes. It holds what it reads and writes of one in memory, on threads whose allocator keeps it
@@ -66,6 +69,27 @@ impl DataDir {
         let lock = claim_lock(path)?;
         check_format(path)?;
         Ok(DataDir { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Whether no import is under way, or broke off.
+    pub(super) fn check_whole(&self) -> Result<(), OpenError> {
+        match self.path.join(IMPORTING).exists() {
+            true => Err(OpenError::HalfImported { path: self.path.clone() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Notes, so that it outlives a crash, that the store is not whole, or that it is again.
+    pub(super) fn mark_import(&self, begins: bool) -> Result<(), OpenError> {
+        let path = self.path.join(IMPORTING);
+        let mark = || {
+            match begins {
+                true => File::create(&path)?.sync_all()?,
+                false => std::fs::remove_file(&path)?,
+            }
+            File::open(&self.path)?.sync_all()
+        };
+        mark().map_err(|error| self.io(error))
     }
 
     /// Where fjall lives.
