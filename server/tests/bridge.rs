@@ -13,27 +13,15 @@ use roomwire_shard::mesh::mesh;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+#[path = "support/directory.rs"]
+mod directory;
+use directory::TempDir;
+
 const KEY: &str = "0123456789abcdef";
-
-struct TempDir(PathBuf);
-
-impl TempDir {
-    fn new(name: &str) -> TempDir {
-        let path = std::env::temp_dir().join(format!("roomwire-bridge-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        TempDir(path)
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 fn try_start(directory: &Path, boot: u64) -> Result<BridgeHandle, StartError> {
     let (_, lanes) = mesh(0).unwrap();
@@ -101,7 +89,7 @@ fn stop(bridge: BridgeHandle) {
 
 #[test]
 fn messages_and_their_numbers_go_on_over_restarts() {
-    let directory = TempDir::new("restart");
+    let directory = TempDir::new("bridge-restart");
     let bridge = start(&directory.0, 1);
     for number in 1..=3 {
         assert_eq!(publish(&bridge, number), (number, 1));
@@ -125,7 +113,7 @@ fn messages_and_their_numbers_go_on_over_restarts() {
 
 #[test]
 fn the_node_is_ready_between_start_and_drain_and_its_figures_come_in() {
-    let directory = TempDir::new("ready");
+    let directory = TempDir::new("bridge-ready");
     let bridge = try_start(&directory.0, 1).unwrap();
     assert_eq!(call(&bridge, "GET", "/readyz", "").0, 503);
     bridge.started(SocketAddr::from(([127, 0, 0, 1], 1)));
@@ -151,7 +139,7 @@ fn the_node_is_ready_between_start_and_drain_and_its_figures_come_in() {
 
 #[test]
 fn what_cannot_start_says_why() {
-    let directory = TempDir::new("refused");
+    let directory = TempDir::new("bridge-refused");
     let bridge = start(&directory.0, 1);
     let error = try_start(&directory.0, 2).unwrap_err();
     assert!(matches!(error, StartError::Store(OpenError::Embedded(embedded::OpenError::InUse { .. }))), "{error}");

@@ -3,12 +3,15 @@
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+#[path = "support/directory.rs"]
+mod directory;
 #[path = "support/redis.rs"]
 mod support;
+use directory::TempDir;
 use support::RedisServer;
 
 const KEY: &str = "0123456789abcdef";
@@ -18,19 +21,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Node {
     child: Child,
     http: SocketAddr,
-    dir: PathBuf,
+    _dir: TempDir,
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
 fn command(dir: &Path, port: u16) -> Command {
-    std::fs::create_dir_all(dir).expect("a temporary directory");
     let mut command = Command::new(env!("CARGO_BIN_EXE_roomwire"));
     command.current_dir(dir).env_clear().env("REDIS_HOST", "127.0.0.1").env("REDIS_PORT", port.to_string());
     command.args(["serve", "--dev", "--set", "shards=1", "--set", "listen.addr=127.0.0.1:0"]);
@@ -40,20 +41,16 @@ fn command(dir: &Path, port: u16) -> Command {
     command
 }
 
-fn temporary(name: &str) -> PathBuf {
-    std::env::temp_dir().join(format!("roomwire-redis-node-{name}-{}", std::process::id()))
-}
-
 impl Node {
     fn start(name: &str, port: u16) -> Node {
-        let dir = temporary(name);
-        let mut child = command(&dir, port).spawn().expect("the binary starts");
+        let dir = TempDir::new(&format!("redis-node-{name}"));
+        let mut child = command(&dir.0, port).spawn().expect("the binary starts");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
         let ready = lines.find(|line| line.contains("\"ready\"")).expect("it gets ready");
         let ready: Value = serde_json::from_str(&ready).expect("a log line is JSON");
         let http = ready["http"].as_str().and_then(|addr| addr.parse().ok()).expect("an address");
         std::thread::spawn(move || lines.for_each(drop));
-        Node { child, http, dir }
+        Node { child, http, _dir: dir }
     }
 
     fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
@@ -151,9 +148,8 @@ fn a_node_outlives_its_redis_and_goes_on_in_the_next_generation() {
 #[test]
 fn what_only_the_operator_can_put_right_ends_the_start_with_78() {
     let redis = RedisServer::start(&["--conf", "maxmemory-policy allkeys-lru"]);
-    let dir = temporary("policy");
-    let output = command(&dir, redis.port).output().expect("the binary starts");
-    let _ = std::fs::remove_dir_all(&dir);
+    let dir = TempDir::new("redis-node-policy");
+    let output = command(&dir.0, redis.port).output().expect("the binary starts");
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(78), "{text}");
     assert!(text.contains("noeviction") && !text.contains("panicked"), "{text}");

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 use redis::Commands as _;
-use roomwire::bus::redis::{Address, Login, NodeCard, RedisBus, RedisConfig, Servers, Told};
+use roomwire::bus::redis::{NodeCard, RedisConfig, Servers, Told};
 use roomwire_engine::bus::{BusEvent, BusRequest};
 use roomwire_engine::cluster::{
     Beaten, ClusterEvent, ClusterReply, ClusterRequest, DeadLife, Lease, Life, MemberChange, RoomAnswer, RoomChanges,
@@ -14,18 +14,20 @@ use roomwire_engine::names::{RoomId, User, UserId};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::runtime::Runtime;
 
+#[path = "support/bus.rs"]
+mod bus;
 #[path = "support/redis.rs"]
 mod server;
+use bus::{Driven, Drives, PATIENCE};
 use server::RedisServer;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// One look at what came.
+const TURN: Duration = Duration::from_millis(20);
 
-/// A node's bus, and the thread that drives it.
+/// A node's bus and what it hears.
 struct Node {
-    runtime: Runtime,
-    bus: RedisBus,
+    driven: Driven,
     life: Life,
     replies: VecDeque<ClusterReply>,
     /// `+user`, `-user`, and the JSON of room events.
@@ -34,27 +36,38 @@ struct Node {
 
 fn config(port: u16, node: &str, boot: u64, store: &str, limit: u32) -> RedisConfig {
     let card = NodeCard::new(node, boot, store.to_owned(), limit);
-    RedisConfig {
-        servers: Servers::Single(Address { host: "127.0.0.1".to_owned(), port }),
-        login: Login::default(),
-        database: 0,
-        tls: false,
-        ca: None,
-        is_sharded: false,
-        timeout: Duration::from_secs(1),
-        from: Arc::from(card.from()),
-        card: Some(card),
-        content_bytes_max: 1_000,
+    RedisConfig { from: Arc::from(card.from()), card: Some(card), ..bus::config(port) }
+}
+
+impl Drives for Node {
+    fn driven(&mut self) -> &mut Driven {
+        &mut self.driven
+    }
+
+    fn keep(&mut self, told: Told) {
+        match told {
+            Told::ClusterReply(reply) => self.replies.push_back(reply),
+            Told::ClusterEvent(ClusterEvent::Presence { user, online }) => {
+                self.heard.push(format!("{}{}", if online { '+' } else { '-' }, &*user));
+            }
+            Told::Event(BusEvent::Ephemeral { payload, .. }) => {
+                self.heard.push(String::from_utf8(payload.to_vec()).unwrap());
+            }
+            Told::Event(_) | Told::Reply(_) => {}
+        }
     }
 }
 
 impl Node {
     fn try_start(port: u16, node: &str, boot: u64, store: &str, limit: u32) -> Result<Node, String> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let bus = runtime.block_on(RedisBus::start(config(port, node, boot, store, limit)))?;
+        Node::on(config(port, node, boot, store, limit), boot)
+    }
+
+    fn on(config: RedisConfig, boot: u64) -> Result<Node, String> {
+        let driven = Driven::start(config)?;
         let life = Life { boot, number: 1 };
-        let mut node = Node { runtime, bus, life, replies: VecDeque::new(), heard: Vec::new() };
-        node.until("in sync", |node| node.bus.figures().subscriber_connected_now.then_some(()));
+        let mut node = Node { driven, life, replies: VecDeque::new(), heard: Vec::new() };
+        node.until("in sync", |node| node.driven.bus.figures().subscriber_connected_now.then_some(()));
         Ok(node)
     }
 
@@ -62,39 +75,8 @@ impl Node {
         Node::try_start(port, node, boot, "cql one", 3).unwrap()
     }
 
-    fn turn(&mut self) {
-        let woken = async { tokio::time::timeout(Duration::from_millis(20), self.bus.woken()).await };
-        let _ = self.runtime.block_on(woken);
-        let mut told = Vec::new();
-        self.bus.receive(1_000, &mut told);
-        for told in told {
-            match told {
-                Told::ClusterReply(reply) => self.replies.push_back(reply),
-                Told::ClusterEvent(ClusterEvent::Presence { user, online }) => {
-                    self.heard.push(format!("{}{}", if online { '+' } else { '-' }, &*user));
-                }
-                Told::Event(BusEvent::Ephemeral { payload, .. }) => {
-                    self.heard.push(String::from_utf8(payload.to_vec()).unwrap());
-                }
-                Told::Event(_) | Told::Reply(_) => {}
-            }
-        }
-        self.bus.flush();
-    }
-
-    fn until<T>(&mut self, what: &str, mut found: impl FnMut(&mut Node) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(found) = found(self) {
-                return found;
-            }
-            assert!(Instant::now() < deadline, "{what}: {:?}", self.bus.figures().state);
-            self.turn();
-        }
-    }
-
     fn ask(&mut self, request: ClusterRequest) -> ClusterReply {
-        self.bus.ask_cluster(request);
+        self.driven.bus.ask_cluster(request);
         self.until("a reply", |node| node.replies.pop_front())
     }
 
@@ -160,16 +142,16 @@ impl Node {
     }
 
     fn listen(&mut self, room: &str) {
-        self.bus.ask(BusRequest::Subscribe { room: RoomId::new(room) });
-        self.bus.flush();
-        self.until("subscribed", |node| (node.bus.figures().rooms_subscribed_now > 0).then_some(()));
+        self.driven.bus.ask(BusRequest::Subscribe { room: RoomId::new(room) });
+        self.driven.bus.flush();
+        self.until("subscribed", |node| (node.driven.bus.figures().rooms_subscribed_now > 0).then_some(()));
         self.settle();
     }
 
     /// What was heard, once all that is on its way has come.
     fn settle(&mut self) -> Vec<String> {
         for _ in 0..5 {
-            self.turn();
+            self.turn(TURN);
         }
         std::mem::take(&mut self.heard)
     }
@@ -390,14 +372,8 @@ fn a_redis_that_stood_still_judges_nobody_by_it() {
 fn a_redis_cluster_serves_as_one_server_does() {
     let server = RedisServer::start(&["--cluster"]);
     let on_cluster = |node: &str, boot| {
-        let servers = Servers::Cluster(vec![Address { host: "127.0.0.1".to_owned(), port: server.port }]);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let config = RedisConfig { servers, ..config(server.port, node, boot, "cql one", 3) };
-        let bus = runtime.block_on(RedisBus::start(config)).unwrap();
-        let life = Life { boot, number: 1 };
-        let mut node = Node { runtime, bus, life, replies: VecDeque::new(), heard: Vec::new() };
-        node.until("in sync", |node| node.bus.figures().subscriber_connected_now.then_some(()));
-        node
+        let servers = Servers::Cluster(vec![bus::address(server.port)]);
+        Node::on(RedisConfig { servers, ..config(server.port, node, boot, "cql one", 3) }, boot).unwrap()
     };
     let (mut one, mut two) = (on_cluster("n1", 1), on_cluster("n2", 2));
     let users: Vec<String> = (0..100).map(|n| format!("+u{n}")).collect();
@@ -412,7 +388,7 @@ fn a_redis_cluster_serves_as_one_server_does() {
     assert_eq!(one.state("u3"), (true, "n1,n2".to_owned()));
     assert_eq!((one.beat(false).lease, two.beat(false).nodes), (Lease::Held, 2));
     one.settle();
-    two.runtime.block_on(two.bus.leave());
+    two.driven.leave();
     drop(two);
     let deadline = Instant::now() + PATIENCE;
     let dead = loop {
@@ -456,8 +432,7 @@ fn a_second_node_of_the_same_name_is_told_who_has_it() {
     }
     // One that leaves makes room at once, and what it left is given out a little later.
     first.users(&["+ann"]);
-    let runtime = first.runtime;
-    runtime.block_on(first.bus.leave());
+    first.driven.leave();
     let mut second = Node::start(port, "n1", 2);
     assert_eq!(second.beat(false).dead, None, "its users have their grace");
     let mut other = server.connect();

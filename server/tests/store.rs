@@ -5,9 +5,12 @@
 
 #[path = "shared/contract.rs"]
 mod contract;
+#[path = "support/directory.rs"]
+mod directory;
 
 use bytes::Bytes;
 use contract::{Asker, row, rows};
+use directory::TempDir;
 use roomwire::store::embedded::{EmbeddedConfig, EmbeddedStore, Fsync, OpenError, spawn};
 use roomwire::store::{Store, StoreState};
 use roomwire_engine::store::{From, Row, StoreReply, StoreRequest};
@@ -15,35 +18,10 @@ use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A directory of its own for each test, removed at its end.
-struct TempDir(PathBuf);
-
-impl TempDir {
-    fn new(name: &str) -> TempDir {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("roomwire-{name}-{}-{number}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        TempDir(path)
-    }
-
-    fn config(&self) -> EmbeddedConfig {
-        EmbeddedConfig { reserve_bytes: 0, cache_bytes: 4 << 20, ..EmbeddedConfig::new(self.0.clone()) }
-    }
-
-    fn newest_journal(&self) -> PathBuf {
-        newest_journal(&self.0)
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+fn config(directory: &TempDir) -> EmbeddedConfig {
+    EmbeddedConfig { reserve_bytes: 0, cache_bytes: 4 << 20, ..EmbeddedConfig::new(directory.0.clone()) }
 }
 
 fn newest_journal(directory: &Path) -> PathBuf {
@@ -72,7 +50,7 @@ fn open(config: EmbeddedConfig) -> Asker {
 /// Runs a part of the contract on a fresh directory.
 fn check(part: fn(&mut Asker)) {
     let directory = TempDir::new("contract");
-    part(&mut open(directory.config()));
+    part(&mut open(config(&directory)));
 }
 
 #[test]
@@ -113,7 +91,7 @@ fn a_reader_is_counted_once_and_only_with_a_message() {
 #[test]
 fn generations_advance_once_and_bases_belong_to_their_owner() {
     let directory = TempDir::new("generations");
-    contract::generations_advance_once_and_bases_belong_to_their_owner(&|| open(directory.config()));
+    contract::generations_advance_once_and_bases_belong_to_their_owner(&|| open(config(&directory)));
 }
 
 /// Retention is driven by its own clock of 100 ms steps; the test waits for the state that it must reach.
@@ -128,14 +106,14 @@ fn until(what: &str, mut reached: impl FnMut() -> bool) {
 #[test]
 fn retention_by_count_keeps_the_newest_and_says_what_is_gone() {
     let directory = TempDir::new("count");
-    let mut store = open(directory.config());
+    let mut store = open(config(&directory));
     store.advance("lobby", 0, 7);
     store.set_base("lobby", (1, 7), 1, &[]);
     assert!(store.append(rows("lobby", 1..=1_500)));
     store.receipt("lobby", 1, 3, "ada");
     drop(store);
 
-    let config = EmbeddedConfig { messages_per_room_max: 100, ..directory.config() };
+    let config = EmbeddedConfig { messages_per_room_max: 100, ..config(&directory) };
     let mut store = open(config);
     until("a hundred are left", || store.seqs("lobby").len() == 100);
     let (page, _, oldest) = store.page("lobby", (0, u64::MAX), 1, From::Oldest);
@@ -146,12 +124,12 @@ fn retention_by_count_keeps_the_newest_and_says_what_is_gone() {
 #[test]
 fn retention_by_age_leaves_the_newest_row_of_a_room() {
     let directory = TempDir::new("age");
-    let mut store = open(EmbeddedConfig { retention_days: 1, ..directory.config() });
+    let mut store = open(EmbeddedConfig { retention_days: 1, ..config(&directory) });
     store.advance("lobby", 0, 7);
     let old = |row: Row| Row { timestamp: 1_000, ..row };
     assert!(store.append(rows("lobby", 1..=50).into_iter().map(old).collect()));
     drop(store);
-    let mut store = open(EmbeddedConfig { retention_days: 1, ..directory.config() });
+    let mut store = open(EmbeddedConfig { retention_days: 1, ..config(&directory) });
     until("one is left", || store.seqs("lobby") == [50]);
     assert_eq!(store.page("lobby", (0, 9), 9, From::Oldest).2, 50);
     assert_eq!(store.room("lobby", 10).1, [50], "the room's numbers go on from here");
@@ -160,28 +138,28 @@ fn retention_by_age_leaves_the_newest_row_of_a_room() {
 #[test]
 fn a_directory_in_use_is_refused_with_the_pid_of_its_holder() {
     let directory = TempDir::new("in-use");
-    let first = open(directory.config());
-    let error = spawn(directory.config(), Arc::new(|| {})).unwrap_err();
+    let first = open(config(&directory));
+    let error = spawn(config(&directory), Arc::new(|| {})).unwrap_err();
     assert!(matches!(error, OpenError::InUse { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
     assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
     drop(first);
-    drop(open(directory.config()));
+    drop(open(config(&directory)));
 }
 
 #[test]
 fn a_newer_or_foreign_directory_is_refused() {
     let directory = TempDir::new("format");
-    drop(open(directory.config()));
+    drop(open(config(&directory)));
     std::fs::write(directory.0.join("format"), "roomwire-store 2\n").unwrap();
-    assert!(matches!(open_patiently(&directory.config()), Err(OpenError::Newer { version: 2, known: 1, .. })));
+    assert!(matches!(open_patiently(&config(&directory)), Err(OpenError::Newer { version: 2, known: 1, .. })));
     std::fs::write(directory.0.join("format"), "something else\n").unwrap();
-    assert!(matches!(open_patiently(&directory.config()), Err(OpenError::NotOurs { .. })));
+    assert!(matches!(open_patiently(&config(&directory)), Err(OpenError::NotOurs { .. })));
 }
 
 #[test]
 fn with_an_interval_the_journal_is_synced_later_and_at_the_end() {
     let directory = TempDir::new("interval");
-    let config = EmbeddedConfig { fsync: Fsync::Interval { ms: 20 }, ..directory.config() };
+    let config = EmbeddedConfig { fsync: Fsync::Interval { ms: 20 }, ..config(&directory) };
     let mut store = open(config.clone());
     assert!(store.append(rows("lobby", 1..=20)));
     drop(store);
@@ -259,7 +237,7 @@ fn nothing_acked_is_lost_by_kill_9() {
         }
         child.wait().unwrap();
 
-        let mut store = open(directory.config());
+        let mut store = open(config(&directory));
         for (room, acked) in acked.iter().enumerate() {
             let seqs = store.seqs(&format!("room{room}"));
             assert!(seqs.len() as u64 >= *acked, "room {room}: {} rows, acked {acked}", seqs.len());
@@ -286,25 +264,25 @@ fn journal_end(path: &Path) -> u64 {
 #[test]
 fn a_torn_last_write_is_dropped_and_all_before_it_is_there() {
     let directory = TempDir::new("torn");
-    let mut store = open(directory.config());
+    let mut store = open(config(&directory));
     assert!(store.append(rows("lobby", 1..=20)));
-    let before = journal_end(&directory.newest_journal());
+    let before = journal_end(&newest_journal(&directory.0));
     assert!(store.append(vec![row("lobby", 21, 1)]));
-    let after = journal_end(&directory.newest_journal());
+    let after = journal_end(&newest_journal(&directory.0));
     assert!(after > before);
 
     let reopened = |damage: &dyn Fn(&mut std::fs::File)| {
         let copy = crashed_copy(&directory);
-        let mut file = std::fs::OpenOptions::new().write(true).open(copy.newest_journal()).unwrap();
+        let mut file = std::fs::OpenOptions::new().write(true).open(newest_journal(&copy.0)).unwrap();
         damage(&mut file);
         drop(file);
-        let mut store = open(copy.config());
+        let mut store = open(config(&copy));
         let seqs = store.seqs("lobby");
         assert_eq!(seqs[..20], (1..=20).collect::<Vec<_>>());
         // And it goes on from there, also over another start.
         assert!(store.append(vec![row("lobby", 22, 1)]));
         drop(store);
-        assert_eq!(open(copy.config()).seqs("lobby").last(), Some(&22));
+        assert_eq!(open(config(&copy)).seqs("lobby").last(), Some(&22));
         seqs.len()
     };
     assert_eq!(reopened(&|_| {}), 21);
@@ -324,18 +302,18 @@ fn a_torn_last_write_is_dropped_and_all_before_it_is_there() {
 #[test]
 fn damage_in_the_middle_of_the_journal_is_refused_not_cut() {
     let directory = TempDir::new("damaged");
-    let mut store = open(directory.config());
+    let mut store = open(config(&directory));
     assert!(store.append(rows("lobby", 1..=5)));
-    let inside = journal_end(&directory.newest_journal()) - 30;
+    let inside = journal_end(&newest_journal(&directory.0)) - 30;
     for seq in 6..=9 {
         assert!(store.append(vec![row("lobby", seq, 1)]));
     }
     let copy = crashed_copy(&directory);
-    let mut file = std::fs::OpenOptions::new().write(true).open(copy.newest_journal()).unwrap();
+    let mut file = std::fs::OpenOptions::new().write(true).open(newest_journal(&copy.0)).unwrap();
     file.seek(SeekFrom::Start(inside)).unwrap();
     file.write_all(b"x").unwrap();
     drop(file);
-    let error = open_patiently(&copy.config()).unwrap_err();
+    let error = open_patiently(&config(&copy)).unwrap_err();
     assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
 }
 

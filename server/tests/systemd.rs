@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+#[path = "support/directory.rs"]
+mod directory;
+use directory::TempDir;
+
 /// Nothing here takes this long unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -12,27 +16,24 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Node {
     child: Child,
     manager: UnixDatagram,
-    dir: PathBuf,
+    _dir: TempDir,
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
 impl Node {
     fn start(name: &str) -> Node {
-        let dir = std::env::temp_dir().join(format!("roomwire-systemd-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).expect("the temporary directory can be written");
-        let socket = dir.join("notify");
+        let dir = TempDir::new(&format!("systemd-{name}"));
+        let socket = dir.0.join("notify");
         let manager = UnixDatagram::bind(&socket).expect("a socket");
         manager.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
         let child = Command::new(env!("CARGO_BIN_EXE_roomwire"))
-            .current_dir(&dir)
+            .current_dir(&dir.0)
             .env_clear()
             .env("NOTIFY_SOCKET", &socket)
             .env("WATCHDOG_USEC", "1000000")
@@ -43,7 +44,7 @@ impl Node {
             .stderr(Stdio::null())
             .spawn()
             .expect("the binary starts");
-        Node { child, manager, dir }
+        Node { child, manager, _dir: dir }
     }
 
     /// The next message, if one comes within a tenth of a second.
