@@ -242,7 +242,7 @@ pub fn cql_config(settings: &Settings) -> CqlConfig {
         queue_max: cql.queue_max as usize,
         timeout: Duration::from_millis(u64::from(cql.timeout_ms)),
         speculate_after: Duration::from_millis(u64::from(cql.speculate_ms)),
-        retention_days: settings.config.store.retention_days,
+        retention: Duration::from_secs(u64::from(settings.config.store.retention_days) * 86_400),
         ..CqlConfig::new(cql.nodes.clone(), cql.keyspace.clone())
     }
 }

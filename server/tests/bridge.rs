@@ -6,6 +6,7 @@
 use roomwire::bridge::{BridgeHandle, BridgeSetup, StartError, spawn};
 use roomwire::bus::BusConfig;
 use roomwire::http::HttpConfig;
+use roomwire::store::cql::CqlConfig;
 use roomwire::store::embedded::{self, EmbeddedConfig};
 use roomwire::store::{OpenError, StoreConfig};
 use roomwire_engine::bridge::BridgeConfig;
@@ -17,6 +18,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+#[path = "support/cassandra.rs"]
+mod cassandra;
 #[path = "support/directory.rs"]
 mod directory;
 use directory::TempDir;
@@ -24,6 +27,11 @@ use directory::TempDir;
 const KEY: &str = "0123456789abcdef";
 
 fn try_start(directory: &Path, boot: u64) -> Result<BridgeHandle, StartError> {
+    let store = EmbeddedConfig { reserve_bytes: 0, ..EmbeddedConfig::new(directory.to_owned()) };
+    try_start_on(StoreConfig::Embedded(store), boot)
+}
+
+fn try_start_on(store: StoreConfig, boot: u64) -> Result<BridgeHandle, StartError> {
     let (_, lanes) = mesh(0).unwrap();
     spawn(BridgeSetup {
         gather: std::time::Duration::from_millis(2),
@@ -41,7 +49,7 @@ fn try_start(directory: &Path, boot: u64) -> Result<BridgeHandle, StartError> {
         },
         mesh: lanes,
         bus: BusConfig::Local,
-        store: StoreConfig::Embedded(EmbeddedConfig { reserve_bytes: 0, ..EmbeddedConfig::new(directory.to_owned()) }),
+        store,
         http: HttpConfig {
             addr: SocketAddr::from(([127, 0, 0, 1], 0)),
             key: Some(Arc::from(KEY)),
@@ -108,6 +116,39 @@ fn messages_and_their_numbers_go_on_over_restarts() {
     let contents: Vec<_> = page["messages"].as_array().unwrap().iter().map(|message| &message["content"]).collect();
     assert_eq!(contents, ["message 1", "message 2", "message 3", "message 4"]);
     assert_eq!(page["complete"], true);
+    stop(bridge);
+}
+
+#[test]
+fn a_room_whose_messages_have_all_expired_goes_on_above_them_and_says_what_is_missing() {
+    let Some(cluster) = cassandra::directory() else { return };
+    let store = CqlConfig { retention: Duration::from_secs(4), ..cassandra::keyspace(&cluster, "expired") };
+    let start = |boot| {
+        let bridge = try_start_on(StoreConfig::Cql(store.clone()), boot).unwrap();
+        bridge.started(SocketAddr::from(([127, 0, 0, 1], 1)));
+        bridge
+    };
+    let bridge = start(1);
+    for number in 1..=3 {
+        assert_eq!(publish(&bridge, number), (number, 1));
+    }
+    let after = |bridge: &BridgeHandle, seq: u64| {
+        let (status, page) = call(bridge, "GET", &format!("/v1/rooms/lobby/messages?after={seq}"), "");
+        assert_eq!(status, 200, "{page}");
+        page
+    };
+    assert_eq!(after(&bridge, 1)["complete"], true);
+    stop(bridge);
+    std::thread::sleep(Duration::from_secs(6));
+
+    let bridge = start(2);
+    let page = after(&bridge, 1);
+    assert_eq!((&page["complete"], page["messages"].as_array().unwrap().len()), (&json!(false), 0), "{page}");
+    let (seq, epoch) = publish(&bridge, 4);
+    assert!(seq > 3 && epoch == 2, "{seq} of epoch {epoch}");
+    let page = after(&bridge, 1);
+    assert_eq!((&page["complete"], &page["messages"][0]["seq"]), (&json!(false), &json!(seq)), "{page}");
+    assert_eq!(after(&bridge, seq - 1)["complete"], true);
     stop(bridge);
 }
 

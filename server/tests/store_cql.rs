@@ -1,10 +1,11 @@
 //! The CQL store on a real Cassandra: the contract, the schema, races, a cluster that hangs or dies.
 //!
-//! `ROOMWIRE_TEST_CASSANDRA` names the directory of a `scripts/cassandra up --secure --dir ...`; `scripts/test` starts one.
-//! Without it these tests say so and pass.
+//! It is the one of `support/cassandra.rs`; without it these tests say so and pass.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+#[path = "support/cassandra.rs"]
+mod cassandra;
 #[path = "shared/contract.rs"]
 mod contract;
 
@@ -15,7 +16,7 @@ use roomwire::store::cql::{CqlConfig, OpenError, spawn};
 use roomwire::store::{Store, StoreEvent, StoreState};
 use roomwire_engine::names::RoomId;
 use roomwire_engine::store::{StoreReply, StoreRequest};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
@@ -23,33 +24,16 @@ use std::time::{Duration, Instant};
 /// Tests that stop the cluster have it for themselves.
 static CLUSTER: RwLock<()> = RwLock::new(());
 
-fn directory() -> Option<PathBuf> {
-    let directory = std::env::var_os("ROOMWIRE_TEST_CASSANDRA").map(PathBuf::from);
-    if directory.is_none() {
-        println!("skipped: ROOMWIRE_TEST_CASSANDRA names no Cassandra (see scripts/cassandra)");
-    }
-    directory
-}
-
-fn config_of(directory: &Path, keyspace: &str) -> CqlConfig {
-    let address = std::fs::read_to_string(directory.join("address")).unwrap();
-    CqlConfig {
-        user: Some("cassandra".to_owned()),
-        password: Some(Secret::new("cassandra".to_owned())),
-        ..CqlConfig::new(address.trim().split(',').map(str::to_owned).collect(), keyspace.to_owned())
-    }
-}
-
 /// A keyspace of this run, with the schema in it; tests keep apart by the names of their rooms.
 fn config(directory: &Path) -> CqlConfig {
     static MADE: OnceLock<String> = OnceLock::new();
     let keyspace = MADE.get_or_init(|| {
         let keyspace = format!("t{}", std::process::id());
-        let migrated = migrate(&config_of(directory, &keyspace), &Replication::Everywhere(1)).unwrap();
+        let migrated = migrate(&cassandra::config(directory, &keyspace), &Replication::Everywhere(1)).unwrap();
         assert_eq!(migrated, Migrated { from: 0, to: 1, made_keyspace: true });
         keyspace
     });
-    config_of(directory, keyspace)
+    cassandra::config(directory, keyspace)
 }
 
 fn open(config: &CqlConfig, prefix: &str) -> Asker {
@@ -66,7 +50,7 @@ fn alone() -> RwLockWriteGuard<'static, ()> {
 
 /// Runs a part of the contract, its rooms named after it.
 fn check(name: &str, part: fn(&mut Asker)) {
-    let Some(directory) = directory() else { return };
+    let Some(directory) = cassandra::directory() else { return };
     let _shared = shared();
     part(&mut open(&config(&directory), name));
 }
@@ -108,7 +92,7 @@ fn a_reader_is_counted_once_and_only_with_a_message() {
 
 #[test]
 fn generations_advance_once_and_bases_belong_to_their_owner() {
-    let Some(directory) = directory() else { return };
+    let Some(directory) = cassandra::directory() else { return };
     let _shared = shared();
     let config = config(&directory);
     contract::generations_advance_once_and_bases_belong_to_their_owner(&|| open(&config, "generations."));
@@ -116,7 +100,7 @@ fn generations_advance_once_and_bases_belong_to_their_owner() {
 
 #[test]
 fn migrating_again_changes_nothing_and_a_wrong_keyspace_password_or_ca_is_one_line() {
-    let Some(directory) = directory() else { return };
+    let Some(directory) = cassandra::directory() else { return };
     let _shared = shared();
     let config = config(&directory);
     let again = migrate(&config, &Replication::Everywhere(1)).unwrap();
@@ -141,7 +125,7 @@ fn migrating_again_changes_nothing_and_a_wrong_keyspace_password_or_ca_is_one_li
 
 #[test]
 fn of_two_who_advance_a_generation_one_succeeds() {
-    let Some(directory) = directory() else { return };
+    let Some(directory) = cassandra::directory() else { return };
     let _shared = shared();
     let config = config(&directory);
     let (mut one, mut other) = (open(&config, "race."), open(&config, "race."));
@@ -189,7 +173,7 @@ fn time_to_append(store: &mut Asker, seq: u64) -> Duration {
 
 #[test]
 fn a_cluster_that_hangs_fails_requests_in_time_and_is_used_again_at_once() {
-    let Some(directory) = directory() else { return };
+    let Some(directory) = cassandra::directory() else { return };
     let _alone = alone();
     let config = CqlConfig { timeout: Duration::from_millis(500), queue_max: 200, ..config(&directory) };
     for (round, seconds) in [(0, 2), (1, 12)] {
@@ -225,7 +209,7 @@ fn a_cluster_that_hangs_fails_requests_in_time_and_is_used_again_at_once() {
 
 #[test]
 fn a_cluster_that_dies_is_degraded_and_used_again_when_it_is_back() {
-    let Some(directory) = directory() else { return };
+    let Some(directory) = cassandra::directory() else { return };
     let _alone = alone();
     let config = config(&directory);
     let mut store = open(&config, "dies.");
@@ -267,7 +251,7 @@ fn wait_for_state(store: &mut Asker, is_reached: impl Fn(&StoreState) -> bool) {
 
 #[test]
 fn one_message_is_one_insert() {
-    let Some(directory) = directory() else { return };
+    let Some(directory) = cassandra::directory() else { return };
     let _shared = shared();
     let mut store = open(&config(&directory), "count.");
     for room in ["a", "b"] {
@@ -304,4 +288,17 @@ fn statements(store: &mut Asker) -> u64 {
         }
     }
     figure
+}
+
+#[test]
+fn a_message_keeps_a_thousand_readers_and_no_others_are_announced() {
+    let Some(directory) = cassandra::directory() else { return };
+    let _shared = shared();
+    let mut store = open(&config(&directory), "thousand.");
+    assert!(store.advance("lobby", 0, 7) && store.append(rows("lobby", 1..=1)));
+    for reader in 0..1_000 {
+        assert_eq!(store.receipt("lobby", 1, 1, &format!("reader{reader}")), (true, true));
+    }
+    assert_eq!(store.receipt("lobby", 1, 1, "reader1000"), (true, false));
+    assert_eq!(store.receipt("lobby", 1, 1, "reader7"), (true, false));
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The rows of a measurement are kept for a day, the least that retention knows.
-const RETENTION_DAYS: u32 = 1;
+const RETENTION: Duration = Duration::from_secs(86_400);
 /// Without an answer for so long it is over.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Events taken at once.
@@ -42,7 +42,7 @@ pub(super) struct Measure {
 pub(super) fn measure(config: CqlConfig, ask: &Measure) -> Result<String, Failure> {
     let in_flight = ask.in_flight.unwrap_or(config.in_flight_max as u64);
     let config = CqlConfig {
-        retention_days: RETENTION_DAYS,
+        retention: RETENTION,
         in_flight_max: config.in_flight_max.max(in_flight as usize),
         queue_max: config.queue_max.max(in_flight as usize),
         ..config

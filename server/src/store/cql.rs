@@ -60,11 +60,20 @@ pub struct CqlConfig {
     pub timeout: Duration,
     /// A read that has no answer after so long is sent to a second replica too; zero: never.
     pub speculate_after: Duration,
-    /// Messages older than this many days are removed; 0 keeps them.
-    pub retention_days: u32,
+    /// Messages older than this are removed; zero keeps them. The configuration has no less than a day.
+    pub retention: Duration,
 }
 
+const DAY: Duration = Duration::from_secs(86_400);
+
 impl CqlConfig {
+    /// Rows of that age may still be there, whatever clocks and earlier configurations say; older ones may have gone.
+    fn kept_surely(&self) -> Duration {
+        let least = if self.retention.is_zero() { DAY } else { self.retention.min(DAY) };
+        // Clocks differ; and a room that nobody can have written to for hours is not in the middle of its first append.
+        least / 8 * 7
+    }
+
     /// The defaults, for these nodes and this keyspace.
     #[must_use]
     pub fn new(nodes: Vec<String>, keyspace: String) -> CqlConfig {
@@ -79,7 +88,7 @@ impl CqlConfig {
             queue_max: 16_384,
             timeout: Duration::from_secs(2),
             speculate_after: Duration::from_millis(100),
-            retention_days: 0,
+            retention: Duration::ZERO,
         }
     }
 }

@@ -15,9 +15,9 @@ const FILES: [(i32, &str); 1] = [(1, include_str!("../../../schema/cql/0001-tabl
 /// A change of the schema may take so long.
 const CHANGE_MAX: Duration = Duration::from_secs(30);
 /// About so many files cover the time that messages are kept.
-const WINDOWS: u32 = 20;
+const WINDOWS: u64 = 20;
 /// The window where messages are kept for ever.
-const WINDOW_DAYS_ENDLESS: u32 = 30;
+const WINDOW_DAYS_ENDLESS: u64 = 30;
 
 /// How a keyspace that does not exist yet is replicated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub fn migrate(config: &CqlConfig, replication: &Replication) -> Result<Migrated
             return Err(Trouble::Refused(link::other_version(keyspace, from)));
         }
         session.use_keyspace(keyspace.as_str(), false).await.map_err(|error| Trouble::Passing(error.to_string()))?;
-        let window_days = window_days(config.retention_days).to_string();
+        let window_days = window_days(config.retention).to_string();
         for (version, file) in FILES.iter().filter(|(version, _)| *version > from) {
             for statement in statements(file) {
                 change(&session, statement.replace("$WINDOW_DAYS", &window_days)).await?;
@@ -114,8 +114,8 @@ fn statements(file: &str) -> Vec<String> {
     code.join("\n").split(';').map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect()
 }
 
-fn window_days(retention_days: u32) -> u32 {
-    if retention_days == 0 { WINDOW_DAYS_ENDLESS } else { retention_days.div_ceil(WINDOWS) }
+fn window_days(retention: Duration) -> u64 {
+    if retention.is_zero() { WINDOW_DAYS_ENDLESS } else { retention.as_secs().div_ceil(WINDOWS * super::DAY.as_secs()) }
 }
 
 /// Makes the keyspace if it is missing; whether it was. Nothing is asked of an existing one, not even the right to
@@ -187,6 +187,7 @@ mod tests {
             );
         }
         assert_eq!(FILES.last().map(|file| file.0), Some(SCHEMA_VERSION));
-        assert_eq!((window_days(0), window_days(1), window_days(30), window_days(365)), (30, 1, 2, 19));
+        let windows = [0, 1, 30, 365].map(|days| window_days(super::super::DAY * days));
+        assert_eq!(windows, [30, 1, 2, 19]);
     }
 }

@@ -246,14 +246,14 @@ impl Worker {
             let buckets =
                 patiently(async || self.buckets(link, room, (low, high), false, BUCKETS_AT_ONCE).await).await?;
             for bucket in &buckets {
-                self.export_bucket(link, room, (bucket.number, head), &voids, sink).await?;
+                self.export_bucket(link, room, (bucket.number, head), sink).await?;
             }
             match buckets.last() {
                 Some(last) if buckets.len() == BUCKETS_AT_ONCE as usize && last.number < high => low = last.number + 1,
                 _ => break,
             }
         }
-        // What was voided meanwhile may stand among the rows.
+        // What was voided meanwhile stands among the rows perhaps.
         let (after, voids_after) = patiently(async || self.facts(link, room).await).await?;
         if (RoomFacts { oldest: before.oldest, ..after }) != before {
             let name = &**room;
@@ -267,13 +267,12 @@ impl Worker {
         Ok(())
     }
 
-    /// A bucket's messages up to `head`, without those whose seq is void.
+    /// A bucket's messages up to `head`.
     async fn export_bucket(
         &self,
         link: &Link,
         room: &RoomId,
         (bucket, head): (u64, u64),
-        voids: &[(u64, u64)],
         sink: &mut Sink<'_>,
     ) -> Result<(), Trouble> {
         let statement = paged(&link.statements.select_oldest, PAGE_ROWS);
@@ -291,9 +290,6 @@ impl Worker {
                     continue;
                 };
                 let place = |read: &ReadRow| (read.row.seq, read.row.generation);
-                if voids.binary_search_by_key(&read.row.seq, |(seq, _)| *seq).is_ok() {
-                    continue;
-                }
                 let is_same = held.as_ref().is_some_and(|held| place(held) == place(&read));
                 if let Some(done) = held.replace(read).filter(|_| !is_same) {
                     put_message(done, sink)?;
@@ -311,7 +307,7 @@ impl Worker {
     async fn facts(&self, link: &Link, room: &RoomId) -> Result<(RoomFacts, Vec<(u64, u64)>), Trouble> {
         let (meta, void_generations) = self.read_meta_whole(link, room).await?;
         let voids = meta.voids.iter().copied().zip(void_generations).collect();
-        let oldest = self.oldest(link, room).await?;
+        let oldest = self.oldest_now(link, room).await?;
         let facts =
             RoomFacts { room: room.clone(), generation: meta.generation, owner: meta.owner, oldest, bases: meta.bases };
         Ok((facts, voids))

@@ -34,11 +34,11 @@ const PAGE_ROWS_EXTRA: i32 = 8;
 pub(super) const BUCKETS_AT_ONCE: i32 = 64;
 /// A walk through more buckets than this is given up: they were all empty.
 const BUCKETS_MAX: usize = 256;
-/// The seqs of one probe: only so many messages in a row that were lost could be taken for the work of retention.
+/// The seqs of one probe. It may walk over the tombstones of as many rows, of some eight cells each, and Cassandra warns from
+/// 1,000 on. So more messages in a row than this that the cluster lost may be taken for the work of retention.
 const PROBE_SEQS: u64 = 64;
-/// How long a floor is believed.
+/// How long a floor is believed, if no page shows that it may have risen.
 const FLOOR_KEPT: Duration = Duration::from_secs(60);
-const DAY_MS: u64 = 86_400_000;
 
 /// What a page is asked for (`StoreRequest::Page`).
 #[derive(Clone, Debug)]
@@ -205,7 +205,7 @@ pub(super) struct Bucket {
 impl Worker {
     /// Resolved rows of a range, whether the limits cut it, and `oldest` as in `StoreReply::Page`.
     pub(super) async fn page(&self, link: &Link, range: &Range) -> Result<(Vec<ReadRow>, bool, u64), Trouble> {
-        let oldest = self.oldest(link, &range.room).await?;
+        let mut oldest = self.oldest(link, &range.room, FLOOR_KEPT).await?;
         // A little below the floor, too: it is up to a minute old, and a row may have come late.
         let first = range.after.saturating_add(1).max(oldest.saturating_sub(PROBE_SEQS)).max(1);
         let last = range.before.saturating_sub(1);
@@ -215,6 +215,12 @@ impl Worker {
         }
         if range.from == From::Newest {
             page.rows.reverse();
+        }
+        // What is missing at its start has perhaps just expired.
+        let start = range.after.saturating_add(1).max(oldest);
+        let reaches_start = range.from == From::Oldest || !page.cut;
+        if reaches_start && start < range.before && page.rows.first().is_none_or(|read| read.row.seq != start) {
+            oldest = self.oldest_now(link, &range.room).await?;
         }
         let oldest = page.rows.first().map_or(oldest, |read| oldest.min(read.row.seq));
         Ok((page.rows, page.cut, oldest))
@@ -431,10 +437,10 @@ impl Worker {
     }
 
     /// The lowest seq that retention has left; 0 if it has removed nothing.
-    pub(super) async fn oldest(&self, link: &Link, room: &RoomId) -> Result<u64, Trouble> {
+    async fn oldest(&self, link: &Link, room: &RoomId, believed: Duration) -> Result<u64, Trouble> {
         let known = locked(&self.floors).get(room).copied();
         if let Some((oldest, looked)) = known
-            && looked.elapsed() < FLOOR_KEPT
+            && looked.elapsed() < believed.min(self.config.kept_surely() / 8)
         {
             return Ok(oldest);
         }
@@ -451,6 +457,11 @@ impl Worker {
         Ok(oldest)
     }
 
+    /// The same, looked for now.
+    pub(super) async fn oldest_now(&self, link: &Link, room: &RoomId) -> Result<u64, Trouble> {
+        self.oldest(link, room, Duration::ZERO).await
+    }
+
     /// What retention had removed of an imported room before it came here; 0 if nothing.
     async fn imported_floor(&self, link: &Link, room: &RoomId) -> Result<u64, Trouble> {
         let result = self.execute(link, &link.statements.select_floor, (&**room,)).await?;
@@ -463,8 +474,7 @@ impl Worker {
     async fn find_oldest(&self, link: &Link, room: &RoomId, known: u64) -> Result<Option<u64>, Trouble> {
         let bottom = self.buckets(link, room, (0, bucket_max()), false, 1).await?;
         let Some(bottom) = bottom.first() else { return Ok(None) };
-        if bottom.created_ms.saturating_add(DAY_MS) > unix_ms() {
-            // No retention is shorter than a day.
+        if !self.is_old(bottom) {
             return Ok(Some(known));
         }
         let start = (bottom.number * BUCKET_SEQS).max(1).max(known);
@@ -498,13 +508,17 @@ impl Worker {
         Ok(high)
     }
 
+    /// Whether the first messages of a bucket may have gone.
+    fn is_old(&self, bucket: &Bucket) -> bool {
+        let kept_ms = u64::try_from(self.config.kept_surely().as_millis()).unwrap_or(u64::MAX);
+        bucket.created_ms.saturating_add(kept_ms) < unix_ms()
+    }
+
     /// The end of the last bucket of a room whose messages are all gone; `None` if it may just not have any yet.
     async fn all_gone(&self, link: &Link, room: &RoomId) -> Result<Option<u64>, Trouble> {
         let top = self.buckets(link, room, (0, bucket_max()), true, 1).await?;
         let Some(top) = top.first() else { return Ok(None) };
-        let kept_ms = u64::from(self.config.retention_days) * DAY_MS;
-        let is_old = kept_ms > 0 && top.created_ms.saturating_add(kept_ms) < unix_ms();
-        Ok(is_old.then(|| (top.number + 1) * BUCKET_SEQS))
+        Ok(self.is_old(top).then(|| (top.number + 1) * BUCKET_SEQS))
     }
 
     /// The first seq from `start` on that has a message, within one probe; markers that lead there count.

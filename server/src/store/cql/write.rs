@@ -21,11 +21,11 @@ const BATCH_BYTES_MAX: usize = 16 * 1024;
 const ROW_BYTES: usize = 160;
 /// Void markers of one batch.
 const BATCH_MARKERS_MAX: usize = 128;
-/// A message keeps so many readers; of further ones the room hears, but nobody reads them back.
+/// A message keeps so many readers. What is not kept is not announced either: else each of its readers would be announced
+/// again and again, and in a room of that size to thousands.
 const READERS_MAX: usize = 1_000;
 /// A row is kept at least so long, whatever this machine's clock says of its age.
 const KEPT_SECS_MIN: u64 = 3_600;
-const DAY_SECS: u64 = 86_400;
 
 /// The values of `Statements::insert_message`.
 type MessageValues<'a> =
@@ -105,11 +105,12 @@ impl Worker {
 
     /// Seconds that a row of that time is still kept; 0 for ever.
     pub(super) fn ttl_secs(&self, created_ms: u64, now_ms: u64) -> i32 {
-        if self.config.retention_days == 0 {
+        let retention_secs = self.config.retention.as_secs();
+        if retention_secs == 0 {
             return 0;
         }
-        let end_ms = created_ms.saturating_add(u64::from(self.config.retention_days) * DAY_SECS * 1_000);
-        let left_secs = (end_ms.saturating_sub(now_ms) / 1_000).max(KEPT_SECS_MIN);
+        let end_ms = created_ms.saturating_add(retention_secs * 1_000);
+        let left_secs = (end_ms.saturating_sub(now_ms) / 1_000).max(KEPT_SECS_MIN.min(retention_secs));
         // The configuration allows no more than twenty years, Cassandra's own limit.
         i32::try_from(left_secs).unwrap_or(i32::MAX)
     }
@@ -190,9 +191,10 @@ impl Worker {
         if read.read_by.iter().any(|reader| **reader == **user) {
             return Ok((true, false));
         }
-        if read.read_by.len() < READERS_MAX {
-            self.add_readers(link, &read.row, &[&**user]).await?;
+        if read.read_by.len() >= READERS_MAX {
+            return Ok((true, false));
         }
+        self.add_readers(link, &read.row, &[&**user]).await?;
         Ok((true, true))
     }
 }
