@@ -96,7 +96,8 @@ impl<'a> Group<'a> {
     pub(super) fn append(&mut self, row: &Row) -> Result<(), ReadError> {
         let key = layout::row_key(&row.room, row.seq, row.generation);
         let place = (row.generation, row.seq);
-        if !self.is_above(&row.room, place) && (self.places.contains(&key) || self.tables.messages.contains_key(&key)?)
+        if !self.is_above(&row.room, place)
+            && (self.places.contains(&key) || self.tables.messages.contains_key(&key)?)
         {
             return Ok(());
         }
