@@ -52,6 +52,8 @@ enum Want {
         limit: u32,
         /// It lies beyond what was delivered here: judged once the HEAD of that number is.
         check: Option<u64>,
+        /// And the store knows of no later generation than that HEAD.
+        is_latest: bool,
     },
     Page(Range),
 }
@@ -102,7 +104,7 @@ fn want_of(ask: &HistoryAsk) -> Want {
     };
     match *ask {
         HistoryAsk::Last { limit } => newest(0, None, limit, true),
-        HistoryAsk::Since { seq, epoch, limit } => Want::Since { seq, epoch, limit, check: None },
+        HistoryAsk::Since { seq, epoch, limit } => Want::Since { seq, epoch, limit, check: None, is_latest: false },
         HistoryAsk::Range { after: None, before, limit } => newest(0, before, limit, false),
         HistoryAsk::Range { after: Some(after), before, limit } => {
             let left = limit.min(HISTORY_MESSAGES_MAX);
@@ -146,19 +148,24 @@ impl Room {
                 return;
             };
             match want {
-                Want::Since { seq, epoch, limit, check }
+                Want::Since { seq, epoch, limit, check, is_latest }
                     if turn.shared.config.cluster && self.is_beyond(seq, epoch) =>
                 {
                     // The client was on another node, which may be further.
                     let number = check.unwrap_or(self.heads + 1);
-                    if self.receiver.has_checked(number) {
+                    let has_checked = self.receiver.has_checked(number);
+                    if has_checked && is_latest {
                         self.serve_range(turn, to, since(false, seq, limit));
                         continue;
+                    }
+                    let want = Want::Since { seq, epoch, limit, check: Some(number), is_latest };
+                    if has_checked {
+                        self.read_generation(turn, Ask { to, want });
+                        return;
                     }
                     if check.is_none() {
                         self.want_head();
                     }
-                    let want = Want::Since { seq, epoch, limit, check: Some(number) };
                     self.history.get_or_insert_default().asks.push_front(Ask { to, want });
                     return;
                 }
@@ -174,6 +181,40 @@ impl Room {
     /// Whether a client's position lies beyond all that is known here.
     fn is_beyond(&self, seq: u64, epoch: Option<u64>) -> bool {
         seq > self.receiver.last() || epoch.is_some_and(|epoch| epoch > self.receiver.generation)
+    }
+
+    /// Whether a client waits whose position lies beyond all that is known here.
+    pub(super) fn someone_is_beyond(&self) -> bool {
+        let first = self.history.as_ref().and_then(|history| history.asks.front());
+        first.is_some_and(|ask| matches!(ask.want, Want::Since { check: Some(_), .. }))
+    }
+
+    /// A position beyond the bus's own head is either none of this room's, or the bus was replaced by another and does not
+    /// know it: the store tells.
+    fn read_generation(&mut self, turn: &mut Turn<'_>, ask: Ask) {
+        let last = self.receiver.last();
+        let history = self.history.get_or_insert_default();
+        history.asks.push_front(ask);
+        history.reading = Some(Reading { after: 0, before: 0, last, log: 0 });
+        self.ask_store(turn, Purpose::Latest, |ticket, room| StoreRequest::ReadGen { ticket, room });
+    }
+
+    pub(super) fn generation_read(&mut self, turn: &mut Turn<'_>, reply: &StoreReply) {
+        let generation = self.receiver.generation;
+        let next_head = self.heads + 1;
+        let Some(history) = &mut self.history else { return };
+        history.reading = None;
+        history.receipts.clear();
+        let StoreReply::Gen { generation: latest, .. } = reply else {
+            self.refuse_history(turn, hint_ms(reply));
+            return;
+        };
+        let Some(Ask { want: Want::Since { check, is_latest, .. }, .. }) = history.asks.front_mut() else { return };
+        *is_latest = *latest <= generation;
+        if !*is_latest {
+            *check = Some(next_head);
+            self.ask_bus(turn, BusAsked::Retire, BusRequest::Retire { room: self.id.clone(), generation });
+        }
     }
 
     /// What a client's position is to be compared with cannot be found now: its answer begins later.

@@ -23,6 +23,9 @@ pub(super) const PENDING_MS_MAX: u64 = 1_000;
 /// How many rows of the tail tell where a room ends: W for what may be missing, and D for the dedupe window.
 pub(super) const TAIL_ROWS: u32 = (PENDING_MESSAGES_MAX + crate::bus::DEDUPE_MESSAGES) as u32;
 
+/// And how many tell whether there is more than a receiver has, with the room's facts.
+const GLANCE_ROWS: u32 = 1;
+
 /// Whether `next` means something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Position {
@@ -89,6 +92,8 @@ pub(super) struct Receiver {
 struct ColdRead {
     /// Of the HEAD that was answered "not live".
     number: u64,
+    /// Asked by a receiver that knows its place, and wants to know only whether there is more.
+    is_glance: bool,
     meta: RoomMeta,
     tail: Vec<Row>,
     /// What the room's head is, if the bus says once more that the room is not live: nothing read was undecided then.
@@ -369,12 +374,10 @@ impl Room {
         // One that knows its place may have missed messages of a bus that is gone: the store tells.
         let may_lack = self.receiver.is_known() && self.receiver.listens && self.init.is_none() && !self.init_wanted;
         if (is_asking || may_lack) && self.receiver.reading_cold.is_none() {
-            self.receiver.reading_cold = Some(Box::new(ColdRead { number, ..ColdRead::default() }));
-            self.ask_store(turn, Purpose::Cold, |ticket, room| StoreRequest::ReadRoom {
-                ticket,
-                room,
-                window: TAIL_ROWS,
-            });
+            let is_glance = !is_asking;
+            self.receiver.reading_cold = Some(Box::new(ColdRead { number, is_glance, ..ColdRead::default() }));
+            let window = if is_glance { GLANCE_ROWS } else { TAIL_ROWS };
+            self.ask_store(turn, Purpose::Cold, |ticket, room| StoreRequest::ReadRoom { ticket, room, window });
         }
     }
 
@@ -405,12 +408,37 @@ impl Room {
             return;
         };
         (cold.meta, cold.tail) = (meta, tail);
+        if cold.is_glance {
+            self.glanced(&cold);
+            return;
+        }
         let survey = Survey::of(&cold.meta, &cold.tail, 0);
         if survey.needs_oldest(&cold.meta) {
             self.receiver.reading_cold = Some(cold);
             self.ask_store(turn, Purpose::ColdOldest, oldest_request);
         } else {
             self.cold_surveyed(turn, cold, &survey);
+        }
+    }
+
+    /// What a receiver that knows its place saw of a room that the bus has lost: a generation is made only if something
+    /// is there that it does not have, be it a row that no generation will keep.
+    fn glanced(&mut self, cold: &ColdRead) {
+        let (meta, receiver) = (&cold.meta, &self.receiver);
+        if !receiver.is_known() {
+            // The position is asked for anew, and with it the whole tail.
+            self.receiver.position = Position::Unknown;
+            return;
+        }
+        let rows = cold.tail.iter().map(|row| row.seq);
+        let bases = meta.bases.iter().map(|(_, base)| base.saturating_sub(1));
+        let last = rows.chain(bases).chain(meta.voids.last().copied()).max().unwrap_or(0);
+        // A client from another node may know a generation in which nothing was said yet.
+        let is_behind = meta.generation > receiver.generation && self.someone_is_beyond();
+        if last >= receiver.next || is_behind {
+            self.init_wanted = true;
+        } else {
+            self.receiver.checked = self.receiver.checked.max(cold.number);
         }
     }
 
@@ -434,18 +462,16 @@ impl Room {
 
     fn cold_surveyed(&mut self, turn: &mut Turn<'_>, mut cold: Box<ColdRead>, survey: &Survey) {
         if self.receiver.position != Position::Asking {
-            // A receiver that knows its place, and whose room the bus lost: the store may have more.
-            if self.receiver.is_known() && survey.last >= self.receiver.next {
-                self.init_wanted = true;
-            } else {
-                self.receiver.checked = self.receiver.checked.max(cold.number);
-            }
             return;
         }
         // A generation without a base is one that is being made, or was given up: what lies behind its beginning may be
         // left out of it by who makes it, though it is here already.
-        let is_being_made = cold.meta.bases.last().map_or(0, |(generation, _)| *generation) != cold.meta.generation;
-        if survey.missing.is_empty() && !is_being_made {
+        let (latest, base) = cold.meta.bases.last().copied().unwrap_or((0, 1));
+        let is_being_made = latest != cold.meta.generation;
+        // What came after the latest generation's beginning may have been pending on the bus that is gone, and a void of
+        // it on its way to the store: only another generation keeps that out. A bus in this process takes its voids along.
+        let is_open = turn.shared.config.cluster && survey.last >= base;
+        if survey.missing.is_empty() && !is_being_made && !is_open {
             cold.last = Some(survey.last);
             self.receiver.reading_cold = Some(cold);
             self.want_head();

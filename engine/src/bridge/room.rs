@@ -174,7 +174,7 @@ impl Room {
     fn latest_read(&mut self, purpose: Purpose) -> Option<&mut Ticket> {
         match purpose {
             Purpose::Cold | Purpose::ColdOldest => Some(&mut self.reads.cold),
-            Purpose::Bases | Purpose::Decided | Purpose::Page => Some(&mut self.reads.history),
+            Purpose::Bases | Purpose::Decided | Purpose::Latest | Purpose::Page => Some(&mut self.reads.history),
             Purpose::Hole => Some(&mut self.reads.hole),
             Purpose::Init { .. } | Purpose::Resolve { .. } | Purpose::Known { .. } | Purpose::Void | Purpose::Fence => {
                 None
@@ -232,6 +232,7 @@ impl Room {
             Purpose::ColdOldest => self.cold_oldest(turn, &reply),
             Purpose::Bases => self.bases_read(turn, reply),
             Purpose::Decided => self.decided_read(turn, reply),
+            Purpose::Latest => self.generation_read(turn, &reply),
             Purpose::Page => self.page_read(turn, reply),
             Purpose::Hole => self.hole_read(turn, reply),
             Purpose::Resolve { generation, seq } => self.resolved(turn, generation, seq, &reply),

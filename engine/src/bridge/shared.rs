@@ -65,6 +65,8 @@ pub(super) enum Purpose {
     Bases,
     /// What is certain to be decided, the bus being away.
     Decided,
+    /// The latest generation, where a client knows more than the bus.
+    Latest,
     /// A page of history.
     Page,
     /// What a receiver lacks.

@@ -515,3 +515,40 @@ fn a_generation_that_is_being_made_keeps_rows_from_being_read_as_decided() {
     assert_eq!(world.take_pages().len(), 1);
     assert_eq!(world.store.meta(&room()).bases, [(1, 1), (3, 2)], "the reader made one that includes the row");
 }
+
+#[test]
+fn a_void_on_its_way_when_the_bus_was_lost_takes_nothing_back_that_was_read() {
+    let mut world = World::with(BridgeConfig { cluster: true, ..config(7) });
+    world.publish("first", None);
+    world.bus = crate::bus::LocalBus::new(3);
+    let page = world.one_page(connection(0, 1), LAST);
+    assert_eq!(page.seqs(), [1]);
+    // For all that the store says, 1 may have been pending on the bus that is gone, and being voided.
+    let void = crate::store::StoreRequest::Void { ticket: 1, room: room(), generation: 1, seq: 1 };
+    let crate::store::StoreReply::Compared { applied, .. } = world.store.handle(void) else { panic!("not compared") };
+    assert!(!applied, "a later generation keeps it out");
+    // What was decided by a generation's beginning is read without another one.
+    world.bus = crate::bus::LocalBus::new(4);
+    let page = world.one_page(connection(0, 1), LAST);
+    assert_eq!(page.seqs(), [1]);
+    assert_eq!(world.store.meta(&room()).generation, 2);
+}
+
+#[test]
+fn after_the_loss_of_the_bus_a_generation_is_made_only_if_the_store_has_more_than_was_delivered() {
+    let mut world = World::with(BridgeConfig { cluster: true, ..config(7) });
+    world.add_node(BridgeConfig { cluster: true, ..config(100) });
+    world.subscribe(0);
+    world.publish("first", None);
+    world.lose_bus();
+    world.pass(12_000);
+    assert_eq!(world.store.meta(&room()).generation, 1, "nothing is missing");
+    world.publish("second", None);
+    world.is_deaf = true;
+    world.publish_at(1, "third", None);
+    world.lose_bus();
+    world.is_deaf = false;
+    world.pass(12_000);
+    assert_eq!(world.delivered(0).len(), 3);
+    assert_eq!(world.store.meta(&room()).generation, 3);
+}
