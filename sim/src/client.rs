@@ -6,6 +6,7 @@ use crate::oracle::{Fact, Oracle, Verdict};
 use crate::random::Random;
 use crate::store::SimStore;
 use roomwire_wire::frame::{Decoder, FrameLimits, Input, Item, Opcode, Role, encode_masked};
+use roomwire_wire::id::USER_ROOM_PREFIX;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,7 +38,10 @@ pub struct View {
 pub struct Pending {
     room: String,
     client_id: String,
-    content: String,
+    /// Each sending has another content, so that it is seen which one stands at a seq.
+    name: String,
+    padding: String,
+    sendings: u32,
     retry_at_ms: u64,
     sent: bool,
 }
@@ -55,6 +59,10 @@ pub struct Client {
     pub connected: bool,
     /// It saw a close frame on this connection: the code.
     pub closed: Option<u16>,
+    /// The last seq of its user's own room that came on this connection.
+    pub own_last: Option<u64>,
+    /// When the connection was made.
+    pub connected_ms: u64,
     /// The last `members` counts that it was told.
     pub members: BTreeMap<String, u64>,
     /// Print what it receives.
@@ -79,6 +87,8 @@ impl Client {
             pending: Vec::new(),
             connected: false,
             closed: None,
+            own_last: None,
+            connected_ms: 0,
             members: BTreeMap::new(),
             is_shown: std::env::var_os("ROOMWIRE_SIM_SHOW").is_some(),
             left: BTreeSet::new(),
@@ -93,6 +103,8 @@ impl Client {
     /// The bytes of a new connection: the upgrade, and right behind it the joins and the retries.
     pub fn connect(&mut self, now_ms: u64, counts: &mut Counts, out: &mut Vec<u8>) {
         self.connected = true;
+        self.connected_ms = now_ms;
+        self.own_last = None;
         self.closed = None;
         self.upgraded = false;
         self.head.clear();
@@ -166,7 +178,9 @@ impl Client {
         self.pending.push(Pending {
             room: room.to_owned(),
             client_id: format!("c{}-{}", self.number, self.made),
-            content: format!("{}-{} {padding}", self.number, self.made),
+            name: format!("{}-{}", self.number, self.made),
+            padding,
+            sendings: 0,
             retry_at_ms: now_ms,
             sent: false,
         });
@@ -177,7 +191,9 @@ impl Client {
     pub fn retry(&mut self, now_ms: u64, out: &mut Vec<u8>) {
         for pending in self.pending.iter_mut().filter(|pending| !pending.sent && pending.retry_at_ms <= now_ms) {
             pending.sent = true;
-            let message = json!({"type": "chat_message", "roomId": pending.room, "content": pending.content,
+            pending.sendings += 1;
+            let content = format!("{} v{} {}", pending.name, pending.sendings, pending.padding);
+            let message = json!({"type": "chat_message", "roomId": pending.room, "content": content,
                 "clientId": pending.client_id});
             send(&message, out);
         }
@@ -302,8 +318,31 @@ impl Client {
         Ok(())
     }
 
+    /// The room that each connection of the user is in from the start.
+    #[must_use]
+    pub fn own_room(&self) -> String {
+        format!("{USER_ROOM_PREFIX}{}", self.user)
+    }
+
+    fn take_own(&mut self, room: &str, seq: u64, store: &mut SimStore, oracle: &Oracle) -> Verdict {
+        let who = &self.user;
+        if let Some(last) = self.own_last.filter(|_| !oracle.may_be_cut_off) {
+            if seq <= last {
+                return Err(format!("promise 1: {who} got {room} {seq} after {last}"));
+            }
+            if let Some(lost) = store.rows(room, last, seq).first() {
+                return Err(format!("promise 3: {who} got {room} {seq} after {last}: {} is missing", lost.row.seq));
+            }
+        }
+        self.own_last = Some(seq);
+        Ok(())
+    }
+
     fn take_live(&mut self, room: &str, message: &Value, store: &mut SimStore, oracle: &mut Oracle) -> Verdict {
         let (seq, epoch) = self.see(room, message, store, oracle)?;
+        if room.starts_with(USER_ROOM_PREFIX) {
+            return self.take_own(room, seq, store, oracle);
+        }
         let who = &self.user;
         let Some(view) = self.rooms.get_mut(room) else { return Ok(()) }; // left meanwhile
         if !view.live && view.fresh && self.left.contains(room) {
@@ -312,11 +351,14 @@ impl Client {
         if !view.live {
             return Err(format!("promise 3: {who} got {room} {seq} live before the end of its history"));
         }
-        let (_, last) = view.position.unwrap_or_default();
-        if seq <= last {
+        let (last_epoch, last) = view.position.unwrap_or_default();
+        if seq <= last && !oracle.may_be_cut_off {
             return Err(format!("promise 1: {who} got {room} {seq} live after {last}"));
         }
-        if let Some(lost) = store.rows(room, last, seq).first() {
+        if epoch < last_epoch {
+            return Err(format!("promise 1: {who} got {room} {seq} of generation {epoch} after one of {last_epoch}"));
+        }
+        if let Some(lost) = store.rows(room, last, seq).first().filter(|_| !oracle.may_be_cut_off) {
             return Err(format!("promise 3: {who} got {room} {seq} after {last}: {} is missing", lost.row.seq));
         }
         view.messages.insert(seq, id(message));
@@ -336,7 +378,7 @@ impl Client {
         let messages = page["messages"].as_array().cloned().unwrap_or_default();
         let more = page["more"] == true;
         let Some(view) = self.rooms.get_mut(room) else { return Ok(()) };
-        if !more && page["complete"] != true {
+        if !more && page["complete"] != true && !oracle.may_be_cut_off {
             // Nothing expires here and every position is a real one, so nothing may ever be missing.
             return Err(format!("promise 3: {who} asked {room} since {:?} and got complete: false", view.since));
         }
@@ -351,11 +393,16 @@ impl Client {
             counts.replayed += 1;
             let (seq, epoch) = self.see(room, message, store, oracle)?;
             let Some(view) = self.rooms.get_mut(room) else { return Ok(()) };
-            let (_, last) = view.position.unwrap_or_default();
+            let (_, mut last) = view.position.unwrap_or_default();
+            if seq <= last && oracle.may_be_cut_off {
+                // The position was cut off: the answer is the newest messages.
+                view.messages.clear();
+                (view.from, last) = (seq - 1, seq - 1);
+            }
             if seq <= last {
                 return Err(format!("promise 1: {who} got {room} {seq} in history after {last}"));
             }
-            if let Some(lost) = store.rows(room, last, seq).first() {
+            if let Some(lost) = store.rows(room, last, seq).first().filter(|_| !oracle.may_be_cut_off) {
                 return Err(format!(
                     "promise 3: {who} got {room} {seq} in history after {last}: {} is missing",
                     lost.row.seq

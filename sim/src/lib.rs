@@ -9,68 +9,14 @@ pub mod client;
 pub mod network;
 pub mod node;
 pub mod oracle;
+mod plant;
 pub mod random;
 pub mod redis;
+mod spoil;
 pub mod store;
 pub mod world;
 
-/// A bug that is put in on purpose, to show that the oracle would see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plant {
-    /// The store says that rows are durable before they are.
-    AckBeforeDurable,
-    /// A lane between the bridge and a shard loses a delivery now and then.
-    LoseDelivery,
-    /// A rebuilt room forgets which client ids it has seen.
-    ForgetClientIds,
-    /// Two deliveries on one lane change places now and then.
-    SwapDeliveries,
-    // Rules of ORDERING.md that the fake Redis leaves out.
-    /// Scripts do not compare the room's server with their own.
-    TrustAnyServer,
-    /// PUB does not compare generation and attempt.
-    PublishAnyGeneration,
-    /// PUB publishes a seq that is being voided.
-    PublishVoiding,
-    /// VOID1 lets receivers skip, before the store knows of the void.
-    VoidBeforeStore,
-    /// VOID1 forgets the client id, and not VOID2.
-    ForgetVoidedEarly,
-    /// HEAD takes what is pending for decided.
-    StableIsSeq,
-    /// FINISH does not compare the token.
-    FinishAnyToken,
-    // And that the store leaves out.
-    /// A void does not depend on the generation.
-    VoidAnyGeneration,
-    /// A re-init leaves holes undecided.
-    LeaveHoles,
-    /// A reader sees the row in spite of the void marker.
-    RowsBeatVoids,
-    /// A reader sees the row of the lowest generation.
-    LowestGeneration,
-}
-
-impl Plant {
-    /// Every planted bug, by the name that the command line takes.
-    pub const ALL: [(&'static str, Plant); 15] = [
-        ("ack-before-durable", Plant::AckBeforeDurable),
-        ("lose-delivery", Plant::LoseDelivery),
-        ("forget-client-ids", Plant::ForgetClientIds),
-        ("swap-deliveries", Plant::SwapDeliveries),
-        ("trust-any-server", Plant::TrustAnyServer),
-        ("publish-any-generation", Plant::PublishAnyGeneration),
-        ("publish-voiding", Plant::PublishVoiding),
-        ("void-before-store", Plant::VoidBeforeStore),
-        ("forget-voided-early", Plant::ForgetVoidedEarly),
-        ("stable-is-seq", Plant::StableIsSeq),
-        ("finish-any-token", Plant::FinishAnyToken),
-        ("void-any-generation", Plant::VoidAnyGeneration),
-        ("leave-holes", Plant::LeaveHoles),
-        ("rows-beat-voids", Plant::RowsBeatVoids),
-        ("lowest-generation", Plant::LowestGeneration),
-    ];
-}
+pub use plant::Plant;
 
 /// What runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +58,8 @@ pub struct Counts {
     pub bus_cuts: u64,
     pub bus_losses: u64,
     pub generations: u64,
+    pub ambushes: u64,
+    pub splits: u64,
 }
 
 /// Runs one seed.
@@ -124,7 +72,7 @@ pub fn run(shape: Shape, seed: u64, plant: Option<Plant>) -> Outcome {
 #[must_use]
 pub fn replay_command(shape: Shape, seed: u64, plant: Option<Plant>) -> String {
     let shape = if shape == Shape::Cluster { " --cluster" } else { "" };
-    let name = plant.and_then(|wanted| Plant::ALL.iter().find(|(_, plant)| *plant == wanted)).map(|(name, _)| *name);
+    let name = plant.and_then(|wanted| Plant::all().find(|(_, plant)| *plant == wanted)).map(|(name, _)| name);
     let plant = name.map_or(String::new(), |name| format!(" --plant {name}"));
     format!("cargo run -p roomwire-sim --{shape} --seed {seed}{plant}")
 }

@@ -4,15 +4,17 @@ use crate::Plant;
 use crate::network::{self, SHARDS_MAX};
 use crate::random::Random;
 use crate::redis;
+use crate::spoil::Spoil;
 use crate::store::SimStore;
 use roomwire_engine::Now;
 use roomwire_engine::bridge::{Bridge, BridgeConfig, BridgeEffect, BridgeEvent};
-use roomwire_engine::bus::{BusRequest, LocalBus};
+use roomwire_engine::bus::{BusReply, BusRequest, LocalBus, row_of_payload};
 use roomwire_engine::cluster::ClusterRequest;
 use roomwire_engine::limits::EngineConfig;
 use roomwire_engine::mesh::{ToBridge, ToShard};
-use roomwire_engine::names::{ConnectionId, ShardId};
+use roomwire_engine::names::{ConnectionId, RoomId, ShardId};
 use roomwire_engine::shard::{Engine, Verify};
+use roomwire_engine::store::StoreRequest;
 use std::collections::{BTreeMap, VecDeque};
 
 /// The most requests to the bus that one event may lead to.
@@ -58,6 +60,13 @@ pub struct Node {
     to_shards: Vec<Vec<VecDeque<ToShard>>>,
     to_bridge: Vec<VecDeque<ToBridge>>,
     plant: Option<Plant>,
+    spoil: Spoil,
+    /// It has just asked for something that happens only when something went wrong: a fault hits hardest now.
+    pub is_exposed: bool,
+    /// The generation of each room that the bus's head told of, and its base.
+    heads: BTreeMap<RoomId, (u64, u64)>,
+    /// The first rule that it broke, if any.
+    pub broken: Option<String>,
 }
 
 impl Node {
@@ -86,6 +95,10 @@ impl Node {
                 false => Bus::Local(Box::new(LocalBus::with_fingerprint_bits(bridge.boot, bits))),
                 true => Bus::Redis(redis::link::Link::default()),
             },
+            spoil: Spoil::new(plant, place.process),
+            is_exposed: false,
+            heads: BTreeMap::new(),
+            broken: None,
             place,
             paused_until_ms: 0,
             mail: VecDeque::new(),
@@ -160,6 +173,16 @@ impl Node {
     /// Gives the bridge an event and carries out what it decides.
     pub fn tell_bridge(&mut self, now: Now, random: &mut Random, store: &mut SimStore, event: BridgeEvent) {
         let mut effects = Vec::new();
+        let event = match event {
+            BridgeEvent::BusEvent(event) => BridgeEvent::BusEvent(self.spoil.hear_event(event)),
+            event => event,
+        };
+        if let BridgeEvent::BusReply(reply) = &event {
+            self.spoil.hear_reply(reply);
+            if let BusReply::Head { room, head } = reply {
+                self.heads.insert(room.clone(), (head.generation, head.base));
+            }
+        }
         self.bridge.handle(now, event, &mut effects);
         self.carry_out(now, random, store, effects);
     }
@@ -199,10 +222,18 @@ impl Node {
             match effect {
                 BridgeEffect::Shard(to, message) => self.post(random, usize::from(to.0), message),
                 BridgeEffect::Store(request) => {
-                    store.submit(now.mono_ms(), random, self.place.process, request);
+                    self.is_exposed |= matches!(
+                        request,
+                        StoreRequest::AdvanceGen { .. } | StoreRequest::SetBase { .. } | StoreRequest::Void { .. }
+                    );
+                    match self.spoil.ask_store(store, request) {
+                        Ok(request) => store.submit(now.mono_ms(), random, self.place.process, request),
+                        Err(reply) => self.mail.push_back(BridgeEvent::Store(reply)),
+                    }
                 }
                 BridgeEffect::Bus(request) => {
-                    let request = self.spoil(request);
+                    self.is_exposed |= is_rare(&request);
+                    let request = self.spoil.ask_bus(request);
                     let bus = match &mut self.bus {
                         Bus::Local(bus) => bus,
                         Bus::Redis(link) => {
@@ -239,7 +270,15 @@ impl Node {
     fn post(&mut self, random: &mut Random, to: usize, message: ToShard) {
         let bridge = self.engines.len();
         let lane = &mut self.to_shards[bridge][to];
-        if matches!(message, ToShard::Deliver { .. }) {
+        if let ToShard::Deliver { room, seq, payload, .. } = &message {
+            // What an old generation published behind the beginning of one that is known is dead.
+            if let Some((newest, base)) = self.heads.get(room).filter(|(_, base)| base <= seq)
+                && let Some(row) = row_of_payload(room, payload).filter(|row| row.generation < *newest)
+            {
+                let (node, old, room) = (self.place.number, row.generation, &**room);
+                self.broken =
+                    Some(format!("promise 1: n{node} delivers {room} {seq} of {old}, though {newest} is from {base}"));
+            }
             match self.plant {
                 Some(Plant::LoseDelivery) if random.one_in(40) => return,
                 Some(Plant::SwapDeliveries)
@@ -254,13 +293,16 @@ impl Node {
         }
         lane.push_back(message);
     }
+}
 
-    fn spoil(&self, mut request: BusRequest) -> BusRequest {
-        if self.plant == Some(Plant::ForgetClientIds)
-            && let BusRequest::Finish { dedupe, .. } = &mut request
-        {
-            dedupe.clear();
-        }
-        request
-    }
+/// Scripts that run only when something went wrong.
+fn is_rare(request: &BusRequest) -> bool {
+    matches!(
+        request,
+        BusRequest::Begin { .. }
+            | BusRequest::Finish { .. }
+            | BusRequest::Void1 { .. }
+            | BusRequest::Void2 { .. }
+            | BusRequest::Retire { .. }
+    )
 }

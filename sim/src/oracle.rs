@@ -1,4 +1,8 @@
 //! What must never happen. The oracle hears of every ack and every delivery, and looks into the store's durable rows.
+//!
+//! Two limits that ORDERING.md states are known here. A client that repeats a message after more than the dedupe window may
+//! double it; but one *sending* of a message is never at two seqs. And where a Redis that was replaced lived on, and strict
+//! mode is off, what was published there may be cut off by the generation that took its place.
 
 use crate::store::SimStore;
 use std::collections::BTreeMap;
@@ -18,40 +22,72 @@ pub struct Fact {
 pub type Verdict = Result<(), String>;
 
 /// All that was seen so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Oracle {
     /// (room, seq) to the message that stands there; once seen, it never changes.
     seen: BTreeMap<(String, u64), Fact>,
     /// (room, user, client id) to (message id, seq), from acks.
     acked: BTreeMap<(String, String, String), (String, u64)>,
-    /// (room, content) to seq: contents are unique, so one content at two seqs is a doubled message.
-    contents: BTreeMap<(String, String), u64>,
+    /// (room, content) to seq and message id: each sending of each message has a content of its own.
+    sendings: BTreeMap<(String, String), (u64, String)>,
+    /// The same for all sendings of a message: (room, the first word of its content).
+    messages: BTreeMap<(String, String), (u64, String)>,
+    window: u64,
+    /// What was published on a replaced Redis may be cut off.
+    pub may_be_cut_off: bool,
 }
 
 impl Oracle {
+    /// `window`: within how many messages of a room a repeat is known to be one.
+    #[must_use]
+    pub fn new(window: u64) -> Oracle {
+        Oracle {
+            seen: BTreeMap::new(),
+            acked: BTreeMap::new(),
+            sendings: BTreeMap::new(),
+            messages: BTreeMap::new(),
+            window,
+            may_be_cut_off: false,
+        }
+    }
+
     /// A client saw a message, live or in history (promises 1, 2 and 4).
     ///
     /// # Errors
     /// What was broken.
     pub fn saw(&mut self, store: &mut SimStore, room: &str, seq: u64, fact: Fact) -> Verdict {
-        if !store.is_durable(room, seq, &fact.message_id) {
-            return Err(format!("promise 2: {room} {seq} {:?} was seen and is not in the store", fact.content));
+        let is_gone = |id: &str| self.may_be_cut_off && store.is_dead(room, id);
+        if is_gone(&fact.message_id) {
+            return Ok(());
         }
-        if let Some(other) = self.contents.insert((room.to_owned(), fact.content.clone()), seq)
-            && other != seq
+        let (content, id) = (fact.content.clone(), fact.message_id.clone());
+        let word = content.split(' ').next().unwrap_or_default().to_owned();
+        if let Some((other, was)) = self.sendings.get(&(room.to_owned(), content.clone()))
+            && *other != seq
+            && !is_gone(was)
         {
-            return Err(format!("promise 4: {room} has {:?} at seq {other} and at seq {seq}", fact.content));
+            return Err(format!("promise 4: {room} has {content:?} at seq {other} and at seq {seq}"));
         }
-        match self.seen.get(&(room.to_owned(), seq)) {
-            Some(known) if *known != fact => {
-                Err(format!("promise 1: {room} {seq} was {known:?} for one client and is {fact:?} for another"))
-            }
-            Some(_) => Ok(()),
-            None => {
-                self.seen.insert((room.to_owned(), seq), fact);
-                Ok(())
-            }
+        if let Some((other, was)) = self.messages.get(&(room.to_owned(), word.clone()))
+            && other.abs_diff(seq) > 0
+            && other.abs_diff(seq) <= self.window
+            && !is_gone(was)
+        {
+            return Err(format!("promise 4: {room} has {word:?} at seq {other} and, sent again, at seq {seq}"));
         }
+        if let Some(known) = self.seen.get(&(room.to_owned(), seq))
+            && *known != fact
+            && !is_gone(&known.message_id)
+        {
+            return Err(format!("promise 1: {room} {seq} was {known:?} for one client and is {fact:?} for another"));
+        }
+        if !store.is_durable(room, seq, &id) {
+            return Err(format!("promise 2: {room} {seq} {content:?} was seen and is not in the store"));
+        }
+        self.sendings.insert((room.to_owned(), content), (seq, id.clone()));
+        self.messages.insert((room.to_owned(), word), (seq, id));
+        self.seen.insert((room.to_owned(), seq), fact);
+        Ok(())
     }
 
     /// A client got an ack (promises 2 and 4).
@@ -65,19 +101,22 @@ impl Oracle {
         message_id: &str,
         seq: u64,
     ) -> Verdict {
+        let is_gone = |id: &str| self.may_be_cut_off && store.is_dead(&key.0, id);
+        if is_gone(message_id) {
+            return Ok(());
+        }
+        if let Some((id, at)) = self.acked.get(&key)
+            && (id != message_id || *at != seq)
+            && at.abs_diff(seq) <= self.window
+            && !is_gone(id)
+        {
+            return Err(format!("promise 4: {key:?} was acked as {id} {at} and again as {message_id} {seq}"));
+        }
         if !store.is_durable(&key.0, seq, message_id) {
             return Err(format!("promise 2: {key:?} was acked at seq {seq} and is not in the store"));
         }
-        match self.acked.get(&key) {
-            Some((id, at)) if id != message_id || *at != seq => {
-                Err(format!("promise 4: {key:?} was acked as {id} {at} and again as {message_id} {seq}"))
-            }
-            Some(_) => Ok(()),
-            None => {
-                self.acked.insert(key, (message_id.to_owned(), seq));
-                Ok(())
-            }
-        }
+        self.acked.insert(key, (message_id.to_owned(), seq));
+        Ok(())
     }
 
     /// The highest seq of a room that anybody saw or that was acked.

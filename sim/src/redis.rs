@@ -8,8 +8,8 @@ pub mod link;
 use crate::Plant;
 use crate::random::Random;
 use roomwire_engine::bus::{
-    Begun, BusEvent, BusReply, BusRequest, DEDUPE_MESSAGES, DedupeEntry, DedupeKey, Finished, Head, LOG_MESSAGES_MAX,
-    LogPage, PENDING_MESSAGES_MAX, PublishItem, SequenceItem, Sequenced, Voiding, row_of_payload,
+    Begun, BusEvent, BusReply, BusRequest, DedupeEntry, DedupeKey, Finished, Head, LOG_MESSAGES_MAX, LogPage,
+    PublishItem, SequenceItem, Sequenced, Voiding, row_of_payload,
 };
 use roomwire_engine::names::RoomId;
 use roomwire_engine::store::{From, ReadRow};
@@ -41,7 +41,16 @@ struct Server {
     /// `master_replid`: another after each restart and failover.
     replid: u64,
     rooms: BTreeMap<RoomId, Room>,
-    plant: Option<Plant>,
+    rules: Rules,
+}
+
+/// What is the same for all rooms of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// D, and W too. Far smaller than a real one in most runs, so that it matters in a short run.
+    pub window: u64,
+    /// The rule that is left out.
+    pub plant: Option<Plant>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -79,8 +88,8 @@ struct Entry {
 impl Redis {
     /// A server that holds nothing.
     #[must_use]
-    pub fn new(plant: Option<Plant>) -> Redis {
-        Redis::beginning_with(Server { replid: 1, rooms: BTreeMap::new(), plant })
+    pub fn new(rules: Rules) -> Redis {
+        Redis::beginning_with(Server { replid: 1, rooms: BTreeMap::new(), rules })
     }
 
     fn beginning_with(server: Server) -> Redis {
@@ -94,18 +103,18 @@ impl Redis {
 
     /// It starts again, empty.
     pub fn restart(&mut self) {
-        let Server { replid, plant, .. } = self.server;
-        *self = Redis::beginning_with(Server { replid: replid + 1, rooms: BTreeMap::new(), plant });
+        let Server { replid, rules, .. } = self.server;
+        *self = Redis::beginning_with(Server { replid: replid + 1, rooms: BTreeMap::new(), rules });
     }
 
-    /// The replica takes over with what it has.
-    pub fn fail_over(&mut self) {
+    /// The replica takes over with what it has. Gives the old master, which may not be dead.
+    pub fn fail_over(&mut self) -> Redis {
         let mut replica = self.beginning.clone();
-        for change in self.changes.drain(..self.replicated) {
-            replica.apply(change);
+        for change in &self.changes[..self.replicated] {
+            replica.apply(change.clone());
         }
         replica.replid += 1;
-        *self = Redis::beginning_with(replica);
+        std::mem::replace(self, Redis::beginning_with(replica))
     }
 
     /// Another application's FLUSHALL, or an operator's DEL, of one room.
@@ -137,18 +146,18 @@ impl Server {
     }
 
     fn run(&mut self, now_ms: u64, request: BusRequest, events: &mut Vec<BusEvent>) -> Option<BusReply> {
-        let (id, replid, plant) = (request.room().clone(), self.replid, self.plant);
+        let (id, replid, rules) = (request.room().clone(), self.replid, self.rules);
         if let BusRequest::Begin { room, token } = request {
             let answer = self.begin(now_ms, &room, token);
             return Some(BusReply::Begun { room, answer });
         }
-        let is_same_server = |room: &Room| room.server == replid || plant == Some(Plant::TrustAnyServer);
+        let is_same_server = |room: &Room| room.server == replid || rules.plant == Some(Plant::TrustAnyServer);
         let room = self.rooms.get_mut(&id).filter(|room| is_same_server(room));
         if let BusRequest::Finish { room: id, token, generation, last, dedupe } = request {
             let Some(room) = room else {
                 return Some(BusReply::Finished { room: id, answer: Finished::Refused });
             };
-            let answer = room.finish(plant, token, generation, last, dedupe);
+            let answer = room.finish(rules, token, generation, last, dedupe);
             if answer == Finished::Ok {
                 events.push(room.control(&id, None));
             }
@@ -162,12 +171,12 @@ impl Server {
         let Some(room) = room.filter(|room| room.live) else {
             return is_answered.then_some(BusReply::NeedInit { room: id });
         };
-        room.script(plant, now_ms, &id, request, events)
+        room.script(rules, now_ms, &id, request, events)
     }
 
     fn begin(&mut self, now_ms: u64, id: &RoomId, token: u64) -> Begun {
         let room = self.rooms.entry(id.clone()).or_default();
-        let is_here = room.server == self.replid || self.plant == Some(Plant::TrustAnyServer) && room.server != 0;
+        let is_here = room.server == self.replid || self.rules.plant == Some(Plant::TrustAnyServer) && room.server != 0;
         if is_here && room.live {
             return Begun::Live;
         }
@@ -190,15 +199,16 @@ impl Room {
 
     fn script(
         &mut self,
-        plant: Option<Plant>,
+        rules: Rules,
         now_ms: u64,
         id: &RoomId,
         request: BusRequest,
         events: &mut Vec<BusEvent>,
     ) -> Option<BusReply> {
+        let plant = rules.plant;
         Some(match request {
             BusRequest::Sequence { room, items } => {
-                let answers = items.into_iter().map(|item| self.sequence(now_ms, item)).collect();
+                let answers = items.into_iter().map(|item| self.sequence(rules, now_ms, item)).collect();
                 BusReply::Sequenced { room, answers }
             }
             BusRequest::Publish { room, items } => {
@@ -231,7 +241,7 @@ impl Room {
                 BusReply::Head { room, head: Head { generation, base, seq, stable, pending } }
             }
             BusRequest::Retire { room, generation } => {
-                if generation == self.generation {
+                if generation == self.generation && plant != Some(Plant::NeverRetire) {
                     self.live = false;
                     self.token = 0;
                 }
@@ -256,9 +266,13 @@ impl Room {
         self.young.get(key).or_else(|| self.old.get(key)).copied()
     }
 
-    fn sequence(&mut self, now_ms: u64, item: SequenceItem) -> Sequenced {
+    fn sequence(&mut self, rules: Rules, now_ms: u64, item: SequenceItem) -> Sequenced {
         if let Some(Entry { seq, generation, timestamp }) = self.known(&item.key) {
-            return match self.pending.get(&seq).filter(|_| generation == self.generation) {
+            return match self.pending.get_mut(&seq).filter(|_| generation == self.generation) {
+                Some(pending) if rules.plant == Some(Plant::TakeOverSeq) && !pending.voiding => {
+                    pending.attempt = item.attempt;
+                    Sequenced::Mine { generation, seq, timestamp }
+                }
                 Some(pending) if pending.attempt == item.attempt && !pending.voiding => {
                     Sequenced::Mine { generation, seq, timestamp }
                 }
@@ -267,7 +281,7 @@ impl Room {
             };
         }
         let generation = self.generation;
-        if self.seq - self.stable() >= PENDING_MESSAGES_MAX
+        if self.seq - self.stable() >= rules.window
             && let Some((seq, pending)) = self.pending.first_key_value()
         {
             return Sequenced::Busy { generation, seq: *seq, age_ms: now_ms.saturating_sub(pending.since_ms) };
@@ -276,11 +290,14 @@ impl Room {
         let (seq, timestamp) = (self.seq, item.timestamp);
         let pending = Pending { attempt: item.attempt, key: item.key.clone(), voiding: false, since_ms: now_ms };
         self.pending.insert(seq, pending);
-        if self.given >= DEDUPE_MESSAGES {
+        if self.given >= rules.window {
             self.given = 0;
             let dropped = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
             let is_pending = |entry: &Entry| self.pending.contains_key(&entry.seq);
             self.young.extend(dropped.into_iter().filter(|(_, entry)| is_pending(entry)));
+            if rules.plant == Some(Plant::DropBothHalves) {
+                self.old.clear();
+            }
         }
         self.given += 1;
         self.young.insert(item.key, Entry { seq, generation, timestamp });
@@ -370,18 +387,11 @@ impl Room {
         self.pending.remove(&seq).is_some()
     }
 
-    fn finish(
-        &mut self,
-        plant: Option<Plant>,
-        token: u64,
-        generation: u64,
-        last: u64,
-        dedupe: Vec<DedupeEntry>,
-    ) -> Finished {
+    fn finish(&mut self, rules: Rules, token: u64, generation: u64, last: u64, dedupe: Vec<DedupeEntry>) -> Finished {
         if self.live {
             return Finished::Live;
         }
-        if self.token != token && plant != Some(Plant::FinishAnyToken) {
+        if self.token != token && rules.plant != Some(Plant::FinishAnyToken) {
             return Finished::Refused;
         }
         *self = Room {
@@ -393,9 +403,10 @@ impl Room {
             log_floor: last,
             ..Room::default()
         };
-        if plant != Some(Plant::ForgetClientIds) {
+        if rules.plant != Some(Plant::ForgetClientIds) {
             self.old = dedupe
                 .into_iter()
+                .filter(|entry| entry.seq + rules.window > last)
                 .map(|DedupeEntry { key, seq, generation, timestamp }| (key, Entry { seq, generation, timestamp }))
                 .collect();
         }

@@ -125,6 +125,11 @@ impl SimStore {
                 Some(plant @ (Plant::RowsBeatVoids | Plant::LowestGeneration)),
                 StoreRequest::Page { ticket, room, after, before, .. },
             ) => return self.wrong_page(plant, *ticket, room, *after, *before),
+            (Some(Plant::ForgetBases), StoreRequest::ReadRoom { .. }) => {
+                let mut reply = self.durable.handle(request);
+                revive(&mut reply);
+                return reply;
+            }
             _ => {}
         }
         self.durable.handle(request)
@@ -169,10 +174,39 @@ impl SimStore {
         place.seq == seq && self.rows(room, seq - 1, seq + 1).iter().any(|read| read.row.generation == place.epoch)
     }
 
+    /// The highest seq of any row of a room.
+    #[must_use]
+    pub fn last(&mut self, room: &str) -> u64 {
+        let request = StoreRequest::ReadRoom { ticket: 0, room: RoomId::new(room), window: 1 };
+        match self.durable.handle(request) {
+            StoreReply::Room { tail, .. } => tail.last().map_or(0, |row| row.seq),
+            other => unreachable!("a room is answered with a room, not {other:?}"),
+        }
+    }
+
+    /// Whether the message of that id was cut off: a later generation began at or below its seq, or the seq is void.
+    #[must_use]
+    pub fn is_dead(&self, room: &str, message_id: &str) -> bool {
+        let Some(place) = MessagePlace::decode(room, message_id) else { return false };
+        let meta = self.durable.meta(&RoomId::new(room));
+        meta.voids.contains(&place.seq)
+            || meta.bases.iter().any(|(later, base)| *later > place.epoch && *base <= place.seq)
+    }
+
     /// How many seqs of a room are void, and its generation.
     #[must_use]
     pub fn facts(&self, room: &str) -> (u64, u64) {
         let meta = self.durable.meta(&RoomId::new(room));
         (meta.voids.len() as u64, meta.generation)
+    }
+}
+
+/// Makes rows of a generation that has ended look as if they were of the last one.
+fn revive(reply: &mut StoreReply) {
+    let StoreReply::Room { meta, tail, .. } = reply else { return };
+    let Some((last, _)) = meta.bases.last().copied() else { return };
+    let seqs: BTreeSet<u64> = tail.iter().filter(|row| row.generation == last).map(|row| row.seq).collect();
+    for row in tail.iter_mut().filter(|row| !seqs.contains(&row.seq)) {
+        row.generation = last;
     }
 }

@@ -1,6 +1,8 @@
 //! The main loop of a run: one small step at a time, chosen by chance, then a calm end in which all must come right.
 
+mod checks;
 mod faults;
+mod servers;
 
 use crate::client::Client;
 use crate::network::SHARDS_MAX;
@@ -8,12 +10,13 @@ use crate::network::{Link, SOCKET_BYTES_MAX};
 use crate::node::{Links, Node, Place};
 use crate::oracle::{Oracle, Verdict};
 use crate::random::{Random, mix};
-use crate::redis::Redis;
 use crate::redis::link::Late;
+use crate::redis::{Redis, Rules};
 use crate::store::{Mode, SimStore};
 use crate::{Counts, Outcome, Plant, Shape};
 use roomwire_engine::Now;
 use roomwire_engine::bridge::{BridgeConfig, BridgeEvent};
+use roomwire_engine::bus::DEDUPE_MESSAGES;
 use roomwire_engine::cluster::memory::MemoryCluster;
 use roomwire_engine::cluster::{ClusterRequest, Life};
 use roomwire_engine::limits::{EngineConfig, Limits};
@@ -27,7 +30,20 @@ const WILD_STEPS: u64 = 6_000;
 /// Steps without faults, in which everything must come right.
 const CALM_STEPS: u64 = 60_000;
 /// In a cluster all is right so long after the last fault: a lost last message waits for the next look at the head.
-const CALM_MS_MAX: u64 = 40_000;
+const CALM_MS_MAX: u64 = 70_000;
+/// And what was acked has reached every member, though nobody writes, so long after it.
+const REACHED_MS_MAX: u64 = 35_000;
+/// How long a split may last into the calm, and when each side has to have its messages stored.
+const CALM_SPLIT_MS: u64 = 15_000;
+
+/// A message that one node does not hear of, after which Redis is lost and nobody writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum LastWords {
+    #[default]
+    Unsaid,
+    Said,
+    Over,
+}
 
 /// Everything in a run.
 pub struct World {
@@ -41,7 +57,15 @@ pub struct World {
     shape: Shape,
     nodes: Vec<Node>,
     redis: Redis,
+    /// A master that was replaced and lives on, with some of the nodes.
+    old_redis: Option<Redis>,
+    split_until_ms: u64,
+    is_strict: bool,
+    /// Splits happen in this run.
+    may_split: bool,
     late: Late,
+    /// A fault that waits for a node: which, and after how many steps.
+    ambush: Option<(usize, u64)>,
     roster: MemoryCluster,
     processes: u64,
     links: Links,
@@ -52,6 +76,13 @@ pub struct World {
     trace: u64,
     mode_until_ms: u64,
     calm: bool,
+    /// A node that hears no event.
+    deaf: Option<usize>,
+    last_words: LastWords,
+    /// When each room was written to once more.
+    goodbye_ms: Option<u64>,
+    /// Per room, up to where members may differ: 0 unless messages may have been cut off.
+    excused: [u64; ROOMS.len()],
 }
 
 impl World {
@@ -86,8 +117,12 @@ impl World {
             page_bytes_max: queue_bytes_max / 4,
             recent_bytes_max: [0, 2_000, 64 * 1024][random.index(3)],
             bus_log: is_clustered,
-            strict: is_clustered && random.one_in(3),
+            strict: false,
         };
+        // Half of the runs in strict mode, and a third with splits: without it these may cut messages off.
+        let (is_strict, may_split) = (is_clustered && random.one_in(2), is_clustered && random.one_in(3));
+        let bridge_config = BridgeConfig { strict: is_strict && plant != Some(Plant::NoFence), ..bridge_config };
+        let window = if is_clustered { [8, 32, 256, DEDUPE_MESSAGES][random.index(4)] } else { DEDUPE_MESSAGES };
         let verify: Verify = Arc::new(|token, _| {
             Some(Identity {
                 user: User { id: UserId::new(token), name: Arc::from(token) },
@@ -106,18 +141,27 @@ impl World {
             verify,
             plant,
             shape,
-            redis: Redis::new(plant),
+            redis: Redis::new(Rules { window, plant }),
+            old_redis: None,
+            split_until_ms: 0,
+            is_strict,
+            may_split,
             late: Late::new(),
+            ambush: None,
             roster: MemoryCluster::new(1),
             processes: 0,
             links: Links::new(),
             store: SimStore::new(plant),
             clients,
-            oracle: Oracle::default(),
+            oracle: Oracle::new(window),
             counts: Counts::default(),
             trace: 0xcbf2_9ce4_8422_2325,
             mode_until_ms: 0,
             calm: false,
+            deaf: None,
+            last_words: LastWords::default(),
+            goodbye_ms: None,
+            excused: [0; ROOMS.len()],
         };
         let nodes = if is_clustered { [2, 3, 2, 3, 1][world.random.index(5)] } else { 1 };
         for number in 0..nodes {
@@ -167,18 +211,20 @@ impl World {
         }
         self.calm_down();
         let calm_ms = self.now.mono_ms();
-        for step in 0..CALM_STEPS {
+        for _ in 0..CALM_STEPS {
             self.step()?;
             self.reconnect_all();
-            if step == CALM_STEPS / 20 {
-                self.say_goodbye();
+            let spent_ms = self.now.mono_ms() - calm_ms;
+            if self.shape == Shape::Cluster && self.goodbye_ms.is_none() {
+                self.calm_cluster(calm_ms, spent_ms)?;
+                continue;
             }
-            if step <= CALM_STEPS / 20 && self.shape == Shape::Cluster || !self.is_settled() {
+            if !self.is_settled() {
                 continue;
             }
             match self.check_rows() {
                 Ok(()) if self.shape == Shape::Node => return self.settle_members(),
-                Err(broken) if self.shape == Shape::Node || self.now.mono_ms() > calm_ms + CALM_MS_MAX => {
+                Err(broken) if self.shape == Shape::Node || spent_ms > CALM_MS_MAX => {
                     return Err(broken);
                 }
                 Ok(()) => return Ok(()),
@@ -189,31 +235,6 @@ impl World {
         Err(format!(
             "promise 6: after {CALM_STEPS} calm steps {waiting} messages are not acked, or a client is not live"
         ))
-    }
-
-    /// No more faults.
-    fn calm_down(&mut self) {
-        self.calm = true;
-        self.store.mode = Mode::Well;
-        self.store.cut_off.clear();
-        for link in self.links.values_mut() {
-            link.stalled = false;
-        }
-        for node in &mut self.nodes {
-            node.paused_until_ms = 0;
-        }
-    }
-
-    /// In a cluster a seq whose node died stays undecided until somebody writes behind it: so each room is written to
-    /// once more, and what is behind can be compared with the store.
-    fn say_goodbye(&mut self) {
-        let now_ms = self.now.mono_ms();
-        let mut links = self.links.values_mut().filter(|link| !link.client_shut);
-        if let (Shape::Cluster, Some(link)) = (self.shape, links.next()) {
-            for room in ROOMS {
-                self.clients[link.client].publish(room, &mut self.random, now_ms, &mut link.to_server);
-            }
-        }
     }
 
     /// One small step of the machinery.
@@ -234,11 +255,15 @@ impl World {
         }
         if self.shape == Shape::Cluster {
             self.step_redis();
+            self.step_ambush();
         }
         for number in 0..self.nodes.len() {
             if self.nodes[number].paused_until_ms <= self.now.mono_ms() {
                 self.nodes[number].paused_until_ms = 0;
                 self.step_node(number);
+            }
+            if let Some(broken) = self.nodes[number].broken.take() {
+                return Err(broken);
             }
         }
         for _ in 0..2 + self.nodes.len() {
@@ -275,40 +300,6 @@ impl World {
         if let Some(event) = node.mail.pop_front() {
             node.tell_bridge(now, &mut self.random, &mut self.store, event);
             node.flush_bridge(now, &mut self.random, &mut self.store);
-        }
-    }
-
-    /// Commands reach the server, answers and events come back.
-    fn step_redis(&mut self) {
-        let now_ms = self.now.mono_ms();
-        let mut events = Vec::new();
-        while let Some(index) = self.late.iter().position(|(due, _)| *due <= now_ms) {
-            let (_, request) = self.late.remove(index);
-            self.redis.run(now_ms, request, &mut events);
-        }
-        for node in &mut self.nodes {
-            let moves = self.random.below(4);
-            let Some(link) = node.redis() else { continue };
-            link.tick(now_ms);
-            for _ in 0..moves {
-                link.carry_out(now_ms, &mut self.redis, &mut events);
-            }
-        }
-        if self.random.one_in(4) {
-            self.redis.replicate();
-        }
-        let is_lossy = !self.calm;
-        for node in &mut self.nodes {
-            let Some(link) = node.redis() else { continue };
-            events.iter().for_each(|event| link.hear(event, &mut self.random, is_lossy));
-            let mut heard = Vec::new();
-            for _ in 0..self.random.below(3) {
-                heard.extend(link.take_event().map(BridgeEvent::BusEvent));
-            }
-            for _ in 0..self.random.below(3) {
-                heard.extend(link.take_reply().map(BridgeEvent::BusReply));
-            }
-            node.mail.extend(heard);
         }
     }
 
@@ -401,7 +392,11 @@ impl World {
         match self.random.below(100) {
             0..=5 => client.join(room, &mut link.to_server),
             6 => client.leave(room, &mut link.to_server),
-            7..=30 if client.pending.len() < 40 => {
+            7 if client.pending.len() < 40 => {
+                let room = client.own_room();
+                client.publish(&room, &mut self.random, now_ms, &mut link.to_server);
+            }
+            8..=30 if client.pending.len() < 40 => {
                 client.publish(room, &mut self.random, now_ms, &mut link.to_server);
             }
             31..=40 => client.chatter(room, &mut self.random, &mut link.to_server),
@@ -430,84 +425,5 @@ impl World {
                 self.connect(which);
             }
         }
-    }
-
-    /// Whether nothing is under way and every client is where it wants to be.
-    fn is_settled(&self) -> bool {
-        self.store.is_idle()
-            && self.late.is_empty()
-            && self.nodes.iter().all(Node::is_quiet)
-            && self.links.values().all(|link| {
-                !link.wants_send && link.in_flight.is_none() && link.to_client.is_empty() && link.to_server.is_empty()
-            })
-            && self.clients.iter().all(|client| {
-                client.connected
-                    && client.pending.is_empty()
-                    && client.rooms.values().all(|view| view.live || !view.wanted)
-            })
-    }
-
-    /// The end: every member has every message.
-    fn check_rows(&mut self) -> Verdict {
-        for room in ROOMS {
-            let mut rows = self.store.rows(room, 0, u64::MAX);
-            if self.shape == Shape::Cluster {
-                // What lies above is of a dead generation, or of a node that died.
-                let last = self.oracle.last_seen(room);
-                rows.retain(|read| read.row.seq <= last);
-            }
-            for (seq, message_id) in self.oracle.acked_in(room) {
-                if !rows.iter().any(|read| read.row.seq == seq) {
-                    return Err(format!("promise 3: {room} {seq} {message_id} was acked and is gone"));
-                }
-            }
-            for client in &self.clients {
-                let Some(view) = client.rooms.get(room).filter(|view| view.wanted) else { continue };
-                let has: Vec<u64> = view.messages.keys().copied().collect();
-                let should: Vec<u64> = rows.iter().map(|read| read.row.seq).filter(|seq| *seq > view.from).collect();
-                if has != should {
-                    return Err(format!(
-                        "promise 3: at the end {} has {has:?} of {room} and the store has {should:?}",
-                        client.user
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Every client asks who is where; all must agree with what is true.
-    fn settle_members(&mut self) -> Verdict {
-        for client in &mut self.clients {
-            client.members.clear();
-        }
-        for link in self.links.values_mut().filter(|link| !link.client_shut) {
-            for room in ROOMS {
-                self.clients[link.client].ask_members(room, &mut link.to_server);
-            }
-        }
-        for _ in 0..20_000 {
-            self.step()?;
-            if self.clients.iter().all(|client| client.members.len() == ROOMS.len()) {
-                break;
-            }
-        }
-        for room in ROOMS {
-            let mut users: Vec<&str> = self
-                .clients
-                .iter()
-                .filter(|client| client.rooms.get(room).is_some_and(|view| view.live))
-                .map(|client| client.user.as_str())
-                .collect();
-            users.sort_unstable();
-            users.dedup();
-            for client in &self.clients {
-                let told = client.members.get(room).copied();
-                if told != Some(users.len() as u64) {
-                    return Err(format!("members: {} was told {told:?} of {room}, there are {users:?}", client.user));
-                }
-            }
-        }
-        Ok(())
     }
 }

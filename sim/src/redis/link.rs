@@ -25,14 +25,29 @@ pub struct Link {
     /// Rooms that the node wants to hear.
     wanted: BTreeSet<RoomId>,
     down_until_ms: Option<u64>,
+    /// Its commands go to a master that was replaced.
+    asks_old: bool,
+    /// Until then it hears such a master: the subscriber is a connection of its own.
+    hears_old_until_ms: Option<u64>,
 }
 
 fn is_answered(request: &BusRequest) -> bool {
     !matches!(request, BusRequest::Ephemeral { .. } | BusRequest::LogRead { .. } | BusRequest::Unsubscribe { .. })
 }
 
-/// Commands that no connection waits for any more.
-pub type Late = Vec<(u64, BusRequest)>;
+/// A command that no connection waits for any more.
+#[derive(Debug)]
+pub struct LateCommand {
+    /// When it arrives.
+    pub due_ms: u64,
+    /// It was sent to a master that was replaced.
+    pub is_for_old: bool,
+    /// The command.
+    pub request: BusRequest,
+}
+
+/// All of them.
+pub type Late = Vec<LateCommand>;
 
 impl Link {
     /// The node asks.
@@ -77,9 +92,44 @@ impl Link {
             if let Some(request) = request.filter(|request| !matches!(request, BusRequest::Subscribe { .. }))
                 && random.one_in(2)
             {
-                late.push((now_ms + random.below(3_000), request));
+                let late_ms_max = [1_000, 10_000][random.index(2)];
+                let due_ms = now_ms + random.below(late_ms_max);
+                late.push(LateCommand { due_ms, is_for_old: self.asks_old, request });
             }
         }
+    }
+
+    /// The master was replaced, and this node has not heard of it.
+    pub fn stay_with_old(&mut self) {
+        self.asks_old = true;
+        self.hears_old_until_ms = Some(u64::MAX);
+    }
+
+    /// The node finds the new master: its commands go there from `until_ms` on, and its subscriptions some time later.
+    pub fn leave_old(
+        &mut self,
+        (now_ms, until_ms): (u64, u64),
+        hears_until_ms: u64,
+        random: &mut Random,
+        late: &mut Late,
+    ) {
+        let heard = std::mem::take(&mut self.events);
+        self.cut(now_ms, until_ms, random, late);
+        self.events = heard;
+        self.asks_old = false;
+        self.hears_old_until_ms = self.hears_old_until_ms.map(|until| until.min(hears_until_ms));
+    }
+
+    /// Whether its commands go to a master that was replaced.
+    #[must_use]
+    pub fn asks_old(&self) -> bool {
+        self.asks_old
+    }
+
+    /// Whether any of its connections is with a master that was replaced.
+    #[must_use]
+    pub fn knows_old(&self) -> bool {
+        self.asks_old || self.hears_old_until_ms.is_some()
     }
 
     /// Comes back if it is time. `Lost` follows once the subscriptions are made.
@@ -88,12 +138,17 @@ impl Link {
             self.down_until_ms = None;
             self.events.push_back(BusEvent::Lost);
         }
+        if self.hears_old_until_ms.is_some_and(|until| until <= now_ms) {
+            self.hears_old_until_ms = None;
+            self.events.push_back(BusEvent::Lost);
+        }
     }
 
-    /// The server carries out the next command.
-    pub fn carry_out(&mut self, now_ms: u64, redis: &mut Redis, events: &mut Vec<BusEvent>) {
-        let Some(at) = self.slots.iter().position(|slot| matches!(slot, Slot::Sent(_))) else { return };
-        let Some(Slot::Sent(request)) = self.slots.remove(at) else { return };
+    /// The server carries out the next command. The room that a BEGIN was for, if it was one.
+    pub fn carry_out(&mut self, now_ms: u64, redis: &mut Redis, events: &mut Vec<BusEvent>) -> Option<RoomId> {
+        let at = self.slots.iter().position(|slot| matches!(slot, Slot::Sent(_)))?;
+        let Some(Slot::Sent(request)) = self.slots.remove(at) else { return None };
+        let begun = matches!(request, BusRequest::Begin { .. }).then(|| request.room().clone());
         let reply = if let BusRequest::Subscribe { room } = request {
             self.wanted.insert(room.clone());
             Some(BusReply::Subscribed { room })
@@ -103,17 +158,18 @@ impl Link {
         if let Some(reply) = reply {
             self.slots.insert(at, Slot::Answered(reply));
         }
+        begun
     }
 
-    /// Somebody published.
-    pub fn hear(&mut self, event: &BusEvent, random: &mut Random, is_lossy: bool) {
+    /// Somebody published, on a master that was replaced or on the present one.
+    pub fn hear(&mut self, event: &BusEvent, is_old: bool, random: &mut Random, is_lossy: bool) {
         let (BusEvent::Message { room, .. } | BusEvent::Control { room, .. } | BusEvent::Ephemeral { room, .. }) =
             event
         else {
             return;
         };
         let is_lost = is_lossy && random.one_in(60);
-        if self.is_down() || !self.wanted.contains(room) || is_lost {
+        if self.is_down() || self.hears_old_until_ms.is_some() != is_old || !self.wanted.contains(room) || is_lost {
             return;
         }
         let event = event.clone();

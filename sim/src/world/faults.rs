@@ -32,32 +32,96 @@ impl World {
         let now_ms = self.now.mono_ms();
         let number = self.random.index(self.nodes.len());
         let until_ms = now_ms + self.random.below(5_000);
-        match self.random.below(12) {
-            0..=3 => {
-                self.counts.pauses += 1;
-                self.nodes[number].paused_until_ms = until_ms;
-            }
+        match self.random.below(14) {
+            0..=3 => self.pause(number, until_ms),
             4..=7 => self.cut_redis(number, until_ms),
-            8 => {
-                self.store.cut_off.insert(self.nodes[number].place.process);
-                self.mode_until_ms = self.mode_until_ms.max(until_ms);
+            8 => self.cut_store(number, until_ms),
+            9..=11 if self.may_split && self.old_redis.is_none() => self.split(),
+            _ => self.trouble_redis(),
+        }
+    }
+
+    /// A node that just asked for something rare may be hit while it is carried out, or right after: most of what can go
+    /// wrong there takes two faults, and by mere chance they seldom meet.
+    pub(super) fn step_ambush(&mut self) {
+        for number in 0..self.nodes.len() {
+            let is_exposed = std::mem::take(&mut self.nodes[number].is_exposed);
+            if !is_exposed || self.calm || self.ambush.is_some() {
+                continue;
             }
-            9 => self.redis.forget(&mut self.random),
-            what => {
-                self.counts.bus_losses += 1;
-                if what == 10 {
-                    self.redis.restart()
-                } else {
-                    self.redis.fail_over()
-                }
-                for number in 0..self.nodes.len() {
-                    let until_ms = now_ms + self.random.below(3_000);
-                    self.cut_redis(number, until_ms);
-                }
-                // What was on its way to the old server died with it.
-                self.late.clear();
+            let paused = (0..self.nodes.len()).find(|other| self.nodes[*other].paused_until_ms > 0);
+            if let Some(paused) = paused.filter(|paused| *paused != number && self.random.one_in(3)) {
+                // The one that was in the middle of it goes on, and its successor stops.
+                self.nodes[paused].paused_until_ms = 0;
+                let until_ms = self.now.mono_ms() + 100 + self.random.below(3_000);
+                self.pause(number, until_ms);
+            } else if self.random.one_in(4) {
+                self.ambush = Some((number, [0, 0, 1, 2, 4, 8, 12][self.random.index(7)]));
             }
         }
+        let Some((number, steps)) = &mut self.ambush else { return };
+        if *steps > 0 {
+            *steps -= 1;
+            return;
+        }
+        let number = *number;
+        self.ambush = None;
+        self.counts.ambushes += 1;
+        let until_ms = self.now.mono_ms() + 1_000 + self.random.below(4_000);
+        match self.random.below(10) {
+            0..=3 => self.pause(number, until_ms),
+            4 | 5 => {
+                let until_ms = self.now.mono_ms() + self.random.below(1_000);
+                self.cut_redis(number, until_ms);
+            }
+            6 => self.cut_store(number, until_ms),
+            7 => self.crash_node(number),
+            _ => self.trouble_redis(),
+        }
+    }
+
+    fn pause(&mut self, number: usize, until_ms: u64) {
+        self.counts.pauses += 1;
+        self.nodes[number].paused_until_ms = until_ms;
+    }
+
+    fn cut_store(&mut self, number: usize, until_ms: u64) {
+        self.store.cut_off.insert(self.nodes[number].place.process);
+        self.mode_until_ms = self.mode_until_ms.max(until_ms);
+    }
+
+    /// Redis forgets one room, or is restarted empty, or fails over to a replica that lags.
+    fn trouble_redis(&mut self) {
+        let what = self.random.below(4);
+        if what < 2 {
+            return self.redis.forget(&mut self.random);
+        }
+        if what == 2 {
+            self.lose_redis();
+        } else {
+            drop(self.redis.fail_over());
+            self.cut_all();
+        }
+    }
+
+    /// Redis starts again, empty.
+    pub(super) fn lose_redis(&mut self) {
+        self.redis.restart();
+        self.cut_all();
+    }
+
+    fn cut_all(&mut self) {
+        self.counts.bus_losses += 1;
+        self.lose_late();
+        let now_ms = self.now.mono_ms();
+        for number in 0..self.nodes.len() {
+            let is_here = self.nodes[number].redis().is_some_and(|link| !link.asks_old());
+            if is_here {
+                let until_ms = now_ms + self.random.below(3_000);
+                self.cut_redis(number, until_ms);
+            }
+        }
+        self.lose_late();
     }
 
     /// A node cannot reach Redis.
@@ -71,9 +135,13 @@ impl World {
 
     /// `kill -9` of a node, and a new process over the same store. What it had sent may still arrive.
     fn crash(&mut self) {
+        let number = self.random.index(self.nodes.len());
+        self.crash_node(number);
+    }
+
+    fn crash_node(&mut self, number: usize) {
         self.counts.crashes += 1;
         let now_ms = self.now.mono_ms();
-        let number = self.random.index(self.nodes.len());
         self.store.crash(now_ms, self.nodes[number].place.process, &mut self.random);
         if let Some(link) = self.nodes[number].redis() {
             link.cut(now_ms, now_ms, &mut self.random, &mut self.late);
