@@ -19,6 +19,8 @@ const MAJOR_MIN: u32 = 7;
 
 /// How often the Sentinels are asked.
 const SENTINEL_LOOK: Duration = Duration::from_secs(1);
+/// The same while there is no connection.
+const SENTINEL_LOOK_SOON: Duration = Duration::from_millis(250);
 
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,6 +146,40 @@ pub(super) async fn master(shared: &Shared) -> Result<Address, ConnectError> {
                 }
             }
             Err(last)
+        }
+    }
+}
+
+/// Connects to the master by `attempt`. Where the Sentinels name another one meanwhile, that one is tried in its place: an old
+/// master that hangs takes connections still, and would hold the attempt for as long as the timeout.
+///
+/// # Errors
+/// Those of [`master`], or of the attempt.
+pub(super) async fn with_master<T, F: Future<Output = Result<T, ConnectError>>>(
+    shared: &Shared,
+    attempt: impl Fn(Address) -> F,
+) -> Result<T, ConnectError> {
+    let mut address = master(shared).await?;
+    loop {
+        tokio::select! {
+            biased;
+            done = attempt(address.clone()) => return done,
+            named = named_anew(shared, &address) => address = named,
+        }
+    }
+}
+
+/// The master, once the Sentinels name another than this one.
+async fn named_anew(shared: &Shared, address: &Address) -> Address {
+    if !matches!(shared.config.servers, Servers::Sentinel { .. }) {
+        return std::future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(SENTINEL_LOOK_SOON).await;
+        if let Ok(named) = master(shared).await
+            && named != *address
+        {
+            return named;
         }
     }
 }

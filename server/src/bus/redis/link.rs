@@ -8,7 +8,7 @@
 
 use super::commands::{Asked, Kind, reply};
 use super::config::Address;
-use super::connect::{ConnectError, NoPush, Session, check, load_scripts, master, open, text};
+use super::connect::{ConnectError, NoPush, Session, check, load_scripts, open, text, with_master};
 use super::order::CallId;
 use super::shared::{Inward, Shared, back_off};
 use redis::aio::MultiplexedConnection;
@@ -405,11 +405,14 @@ impl Task {
 /// # Errors
 /// [`ConnectError`].
 pub(super) async fn connect(shared: &Shared, target: &Target) -> Result<Session, ConnectError> {
+    match target {
+        Target::Master(_) => with_master(shared, |address| connect_to(shared, address)).await,
+        Target::Node(address) => connect_to(shared, address.clone()).await,
+    }
+}
+
+async fn connect_to(shared: &Shared, address: Address) -> Result<Session, ConnectError> {
     let config = &shared.config;
-    let address = match target {
-        Target::Master(_) => master(shared).await?,
-        Target::Node(address) => address.clone(),
-    };
     let connection = open(config, &address, &config.login, config.database, None::<NoPush>).await?;
     let mut session = Session { connection, address };
     check(config, &shared.dialect, &mut session).await?;

@@ -16,7 +16,7 @@ pub use lease::NodeCard;
 
 use super::cluster::{Range, slot, topology};
 use super::config::Address;
-use super::connect::{ConnectError, NoPush, master, open};
+use super::connect::{ConnectError, NoPush, open, with_master};
 use super::shared::{Inward, Shared, back_off};
 use calls::{CALL_USERS_MAX, Calls};
 use lease::{Answer, LOOK, LOOKS_MAX, SKEW_MS_MAX, What, beat, clock_ms};
@@ -158,8 +158,10 @@ impl Part {
     /// To the master, or to each master of a cluster.
     async fn connect(&self) -> Result<Session, ConnectError> {
         if !self.shared.is_cluster() {
-            let address = master(&self.shared).await?;
-            return Ok(Session { servers: vec![(self.open(&address).await?, address)], ranges: Vec::new() });
+            return with_master(&self.shared, |address| async move {
+                Ok(Session { servers: vec![(self.open(&address).await?, address)], ranges: Vec::new() })
+            })
+            .await;
         }
         let ranges = topology(&self.shared).await?;
         let mut servers: Vec<(MultiplexedConnection, Address)> = Vec::new();

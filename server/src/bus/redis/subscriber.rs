@@ -8,7 +8,7 @@
 
 use super::commands::CONTROL_CHANNEL;
 use super::config::Address;
-use super::connect::{ConnectError, master, open, text};
+use super::connect::{ConnectError, open, text, with_master};
 use super::link::{Target, moved};
 use super::payload::{Dropped, presence};
 use super::presence::PRESENCE_CHANNEL;
@@ -467,11 +467,17 @@ async fn connect(
     shared: Arc<Shared>,
     node: Option<Address>,
 ) -> Result<(MultiplexedConnection, Heard, Address), ConnectError> {
+    match node {
+        Some(address) => connect_to(&shared, address).await,
+        None => with_master(&shared, |address| connect_to(&shared, address)).await,
+    }
+}
+
+async fn connect_to(
+    shared: &Shared,
+    address: Address,
+) -> Result<(MultiplexedConnection, Heard, Address), ConnectError> {
     let config = &shared.config;
-    let address = match node {
-        Some(address) => address,
-        None => master(&shared).await?,
-    };
     let (sender, messages) = mpsc::channel(HEARD_MESSAGES_MAX);
     let (bytes, overflowed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let heard = Heard { messages, bytes: Arc::clone(&bytes), overflowed: Arc::clone(&overflowed) };
