@@ -70,8 +70,9 @@ impl CqlConfig {
     /// Rows of that age may still be there, whatever clocks and earlier configurations say; older ones may have gone.
     fn kept_surely(&self) -> Duration {
         let least = if self.retention.is_zero() { DAY } else { self.retention.min(DAY) };
-        // Clocks differ; and a room that nobody can have written to for hours is not in the middle of its first append.
-        least / 8 * 7
+        // Clocks differ; a room that nobody can have written to for hours is not in the middle of its first append; and
+        // Cassandra counts lives in whole seconds, so a row may go up to one early.
+        (least / 8 * 7).saturating_sub(Duration::from_secs(1))
     }
 
     /// The defaults, for these nodes and this keyspace.
