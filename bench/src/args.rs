@@ -62,36 +62,32 @@ pub(crate) enum Run {
     Soak(Soak),
 }
 
+/// The part that every run has, of a `&Run` or of a `&mut Run`.
+macro_rules! common_of {
+    ($run:expr) => {
+        match $run {
+            Run::Idle(Idle { common, .. })
+            | Run::Fanout(Fanout { common, .. })
+            | Run::Echo(Echo { common, .. })
+            | Run::Latency(Latency { common, .. })
+            | Run::Storm(Storm { common, .. })
+            | Run::Churn(Churn { common, .. })
+            | Run::History(History { common, .. })
+            | Run::Mixed(Mixed { common, .. })
+            | Run::Floor(Floor { fanout: Fanout { common, .. }, .. })
+            | Run::Soak(Soak { common, .. }) => common,
+        }
+    };
+}
+
 impl Run {
     /// What every run wants to know.
     pub(crate) fn common(&self) -> &Common {
-        match self {
-            Run::Idle(Idle { common, .. })
-            | Run::Fanout(Fanout { common, .. })
-            | Run::Echo(Echo { common, .. })
-            | Run::Latency(Latency { common, .. })
-            | Run::Storm(Storm { common, .. })
-            | Run::Churn(Churn { common, .. })
-            | Run::History(History { common, .. })
-            | Run::Mixed(Mixed { common, .. })
-            | Run::Floor(Floor { fanout: Fanout { common, .. }, .. })
-            | Run::Soak(Soak { common, .. }) => common,
-        }
+        common_of!(self)
     }
 
     pub(crate) fn common_mut(&mut self) -> &mut Common {
-        match self {
-            Run::Idle(Idle { common, .. })
-            | Run::Fanout(Fanout { common, .. })
-            | Run::Echo(Echo { common, .. })
-            | Run::Latency(Latency { common, .. })
-            | Run::Storm(Storm { common, .. })
-            | Run::Churn(Churn { common, .. })
-            | Run::History(History { common, .. })
-            | Run::Mixed(Mixed { common, .. })
-            | Run::Floor(Floor { fanout: Fanout { common, .. }, .. })
-            | Run::Soak(Soak { common, .. }) => common,
-        }
+        common_of!(self)
     }
 }
 

@@ -1,18 +1,17 @@
 //! The hot functions, one by its name, so that valgrind can count their instructions: no timing, no noise. `bench/instructions`
 //! runs it and compares with what stands in `bench/instructions.txt`.
 
+#[path = "../tests/support/shard.rs"]
+mod shard;
+
 use bytes::Bytes;
-use roomwire_engine::limits::{EngineConfig, Limits};
-use roomwire_engine::mesh::{ToBridge, ToShard};
-use roomwire_engine::names::{ConnectionId, RoomId, ShardId, User, UserId};
-use roomwire_engine::shard::{Identity, Verify};
-use roomwire_engine::{Engine, Now};
+use roomwire_engine::mesh::ToShard;
+use roomwire_engine::names::RoomId;
 use roomwire_wire::frame::{Decoder, FrameLimits, Input, Opcode, Role, encode, encode_masked};
 use roomwire_wire::message::{self, Chat, FieldLimits, RawText, ServerMessage};
+use shard::{NOW, connect, join, room_of, send_all};
 use std::hint::black_box;
-use std::sync::Arc;
 
-const NOW: Now = Now { mono_us: 1_000_000, unix_ms: 1_700_000_000_000 };
 /// How often each is done: what a first call has to do more is lost among them.
 const TIMES: usize = 200;
 const MEMBERS: usize = 1_000;
@@ -97,7 +96,7 @@ fn encode_chat() {
 /// A frame with a `chat_message`, from the socket to the bridge's queue.
 fn publish() {
     let mut engine = room_of(1);
-    let connection = join(&mut engine, 1);
+    let connection = connect(&mut engine, 1, &join(), &mut Vec::new());
     let mut frame = Vec::new();
     encode_masked(Opcode::Text, chat_text().as_bytes(), [0x5a, 0x17, 0xc3, 0x88], &mut frame);
     let mut bytes = frame.clone();
@@ -123,63 +122,4 @@ fn fan_out() {
         sent += send_all(&mut engine, &mut sends);
     });
     assert_eq!(sent, TIMES * MEMBERS, "each gets each");
-}
-
-/// An engine with a room of so many live members.
-fn room_of(members: usize) -> Engine {
-    let verify: Verify = Arc::new(|token, _| {
-        let user = User { id: UserId::new(token), name: Arc::from(token) };
-        Some(Identity { user, expires_ms: None, grants: None })
-    });
-    let config = EngineConfig {
-        limits: Limits { messages_per_second_max: 0, join_events_members_max: 1, ..Limits::default() },
-        heartbeat_ms: 30_000,
-        presence_grace_ms: 5_000,
-        node: Arc::from("n"),
-        shards: 1,
-        cluster: false,
-        echo: false,
-        allowed_origins: Arc::from([String::from("*")]),
-        reject_by_http: false,
-        seed: 1,
-    };
-    let mut engine = Engine::new(ShardId(0), config, verify, NOW);
-    for member in 0..members {
-        join(&mut engine, member);
-    }
-    engine
-}
-
-/// Connects a user and joins the room.
-fn join(engine: &mut Engine, user: usize) -> ConnectionId {
-    let connection = engine.accepted(NOW, None).expect("no limit is reached");
-    let mut bytes = format!(
-        "GET /?token=u{user} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
-    .into_bytes();
-    encode_masked(Opcode::Text, br#"{"type":"join_room","roomId":"r"}"#, [7; 4], &mut bytes);
-    engine.received(NOW, connection, &mut bytes);
-    for message in std::mem::take(&mut engine.effects.bridge) {
-        if let ToBridge::History { from, room, .. } = message {
-            let payload = Bytes::from_static(b"{}");
-            engine.mesh(NOW, ToShard::HistoryPage { to: from, room, payload, next: None, live: true, later_ms: None });
-        }
-    }
-    send_all(engine, &mut Vec::new());
-    connection
-}
-
-/// Carries out the sends, as a driver with fast sockets would; how many.
-fn send_all(engine: &mut Engine, sends: &mut Vec<ConnectionId>) -> usize {
-    let mut count = 0;
-    while !engine.effects.sends.is_empty() {
-        std::mem::swap(sends, &mut engine.effects.sends);
-        for connection in sends.drain(..) {
-            let chunk = engine.take_chunk(connection).expect("who is named has something to send");
-            engine.sent(NOW, connection, chunk);
-            count += 1;
-        }
-    }
-    count
 }

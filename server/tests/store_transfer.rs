@@ -12,8 +12,7 @@ mod contract;
 #[path = "support/node.rs"]
 mod harness;
 
-use bytes::Bytes;
-use contract::{Asker, row};
+use contract::{Asker, odd_row, row};
 use harness::{Client, Node, TempDir};
 use roomwire::store::cql::CqlConfig;
 use roomwire::store::embedded::{EmbeddedConfig, OpenError, spawn};
@@ -22,8 +21,7 @@ use roomwire::store::transfer::import::{check, import_file, import_stream};
 use roomwire::store::transfer::stat::StatAsk;
 use roomwire::store::transfer::{Offline, export};
 use roomwire::store::{Store, StoreConfig};
-use roomwire_engine::names::UserId;
-use roomwire_engine::store::{From, Row};
+use roomwire_engine::store::From;
 use serde_json::{Value, json};
 use std::io::Cursor;
 use std::path::Path;
@@ -47,14 +45,7 @@ fn fill(store: &mut Asker, readers: u64) {
     assert!(store.advance("lobby", 0, 71) && store.set_base("lobby", (1, 71), 1, &[]));
     assert!(store.append((1..=20).map(|seq| row("lobby", seq, 1)).collect()));
     assert!(store.advance("lobby", 1, u64::MAX) && store.set_base("lobby", (2, u64::MAX), 24, &[19, 21, 22]));
-    let odd = |seq, content: &str| Row {
-        user: UserId::new("auth0.user:7"),
-        username: Arc::from("Zoë 🙂 \u{202e}x"),
-        content: Bytes::copy_from_slice(content.as_bytes()),
-        client_id: Arc::from(r"a 'b'; \"),
-        attempt: u64::MAX - seq,
-        ..row("lobby", seq, 2)
-    };
+    let odd = |seq, content| odd_row("lobby", seq, 2, content);
     assert!(store.append(vec![odd(24, ""), odd(25, r"\u0041 \n \\ 'x'; caf\u00e9"), odd(26, &"é".repeat(20_000))]));
     assert!(store.append(vec![row("lobby", 24, 1)]), "a row of a generation that was over");
     assert!(store.void("lobby", 2, 27));

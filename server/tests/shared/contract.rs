@@ -206,16 +206,21 @@ pub(crate) fn an_append_never_overwrites_and_may_be_repeated(store: &mut Asker) 
     assert_eq!(page[0].row, row("lobby", 1, 1));
 }
 
-pub(crate) fn rows_come_back_as_they_were(store: &mut Asker) {
-    let large = "é".repeat(16_000);
-    let odd = |seq, content: &str| Row {
+/// A row with names and ids that want escaping.
+pub(crate) fn odd_row(room: &str, seq: u64, generation: u64, content: &str) -> Row {
+    Row {
         user: UserId::new("auth0.user:7"),
         username: Arc::from("Zoë 🙂 \u{202e}x"),
         content: Bytes::copy_from_slice(content.as_bytes()),
         client_id: Arc::from(r"a 'b'; \"),
         attempt: u64::MAX - seq,
-        ..row("odd", seq, 3)
-    };
+        ..row(room, seq, generation)
+    }
+}
+
+pub(crate) fn rows_come_back_as_they_were(store: &mut Asker) {
+    let large = "é".repeat(16_000);
+    let odd = |seq, content| odd_row("odd", seq, 3, content);
     let odd = [odd(1, ""), odd(2, r"\u0041 \n \\ 'x'; DROP TABLE messages; --"), odd(3, &large), odd(4, &large)];
     let mut together = odd.to_vec();
     together.push(row("beside", 1, 1));

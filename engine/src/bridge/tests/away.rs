@@ -55,19 +55,23 @@ fn follow(world: &mut World, next: NextPage) -> Page {
     world.take_pages().remove(0)
 }
 
+/// The shard of who got the page asks again in vain, and once more when the bus is back.
+fn rest_when_back(world: &mut World, page: Page) -> Page {
+    let next = page.next.expect("the answer goes on");
+    world.ask(connection(0, 1), HistoryAsk::Next(next.clone()));
+    world.pass(2_000);
+    assert_eq!((world.histories_refused(), world.take_pages().len()), (1, 0), "there is nothing new");
+    world.bus_fails = None;
+    follow(world, next)
+}
+
 #[test]
 fn a_join_of_a_room_that_is_new_here_gets_what_is_certain_and_the_rest_when_the_bus_is_back() {
     let mut world = without_bus();
     world.subscribe(0);
     let page = page_later(&mut world, LAST);
     assert_eq!((page.seqs(), page.head(), page.flags()), (vec![1, 2, 3], (3, 2), (false, true, false)));
-    let next = page.next.expect("the answer goes on");
-    // Its shard asks again; there is nothing new.
-    world.ask(connection(0, 1), HistoryAsk::Next(next.clone()));
-    world.pass(2_000);
-    assert_eq!((world.histories_refused(), world.take_pages().len()), (1, 0));
-    world.bus_fails = None;
-    let page = follow(&mut world, next);
+    let page = rest_when_back(&mut world, page);
     assert_eq!((page.seqs(), page.head(), page.flags()), (vec![4], (4, 2), (true, false, true)));
     world.publish_at(1, "m5", None);
     assert_eq!(world.delivered(0), [(5, "m5".to_owned())]);
@@ -142,12 +146,7 @@ fn a_new_room_is_empty_until_the_bus_is_back_and_that_is_said_once() {
     world.subscribe(0);
     let page = page_later(&mut world, LAST);
     assert_eq!((page.seqs(), page.head(), page.flags()), (vec![], (0, 0), (false, true, false)));
-    let next = page.next.expect("the answer goes on");
-    world.ask(connection(0, 1), HistoryAsk::Next(next.clone()));
-    world.pass(2_000);
-    assert_eq!((world.histories_refused(), world.take_pages().len()), (1, 0));
-    world.bus_fails = None;
-    let page = follow(&mut world, next);
+    let page = rest_when_back(&mut world, page);
     assert_eq!((page.seqs(), page.flags()), (vec![], (true, false, true)));
 }
 
