@@ -74,7 +74,8 @@ fn start(settings: &Settings, secret: &Secret, echo: bool) -> Result<(BridgeHand
         mesh(settings.shards).map_err(|error| Failure::runtime(format!("cannot make the mesh: {error}")))?;
     let bridge_config = bridge_config(settings)?;
     let bridge = bridge::spawn(BridgeSetup {
-        gather: Duration::from_micros(u64::from(settings.config.bridge.gather_us)),
+        gather: Duration::from_micros(u64::from(config.bridge.gather_us)),
+        connections_max: config.limits.connections_max.unwrap_or(0),
         bus: bus_config(settings, bridge_config.boot),
         bridge: bridge_config,
         mesh: bridge_lanes,

@@ -42,6 +42,8 @@ pub struct BridgeSetup {
     pub http: HttpConfig,
     /// The least time from one look at what the shards sent to the next.
     pub gather: Duration,
+    /// `limits.connections_max`, for the figures; 0: none.
+    pub connections_max: u32,
 }
 
 /// Why the bridge could not be started: one line for the operator.
@@ -107,7 +109,7 @@ pub struct BridgeHandle {
 /// # Errors
 /// [`StartError`], for the operator.
 pub fn spawn(setup: BridgeSetup) -> Result<BridgeHandle, StartError> {
-    let BridgeSetup { bridge, mesh, bus, store, http, gather } = setup;
+    let BridgeSetup { bridge, mesh, bus, store, http, gather, connections_max } = setup;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let bus = match bus {
         // Clients see nothing of the boot number, so none can make ids whose fingerprints collide.
@@ -131,7 +133,8 @@ pub fn spawn(setup: BridgeSetup) -> Result<BridgeHandle, StartError> {
     let (asks, ask_receiver) = mpsc::channel(ASKS_MAX);
     let vitals = Arc::new(Vitals::default());
     let inbox = (command_receiver, ask_receiver);
-    let driver = Driver::new(bridge, mesh, bus, (store, store_bell), inbox, gather, Arc::clone(&vitals));
+    let mut driver = Driver::new(bridge, mesh, bus, (store, store_bell), inbox, gather, Arc::clone(&vitals));
+    driver.connections_max = connections_max;
     let run = move || {
         runtime.block_on(async move {
             let (stop, stopped) = oneshot::channel();

@@ -5,6 +5,7 @@
 
 mod answer;
 mod api;
+mod capacity;
 mod demo;
 mod health;
 mod key;

@@ -35,6 +35,7 @@ fn try_start_on(store: StoreConfig, boot: u64) -> Result<BridgeHandle, StartErro
     let (_, lanes) = mesh(0).unwrap();
     spawn(BridgeSetup {
         gather: std::time::Duration::from_millis(2),
+        connections_max: 0,
         bridge: BridgeConfig {
             shards: 0,
             node: Arc::from("n1"),

@@ -9,9 +9,14 @@ pub fn now() -> Now {
     Now { mono_us: micros(&mono), unix_ms: micros(&wall) / 1000 }
 }
 
+/// Microseconds that the calling thread has run.
+pub fn thread_us() -> u64 {
+    micros(&read(libc::CLOCK_THREAD_CPUTIME_ID))
+}
+
 fn read(clock: libc::clockid_t) -> libc::timespec {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid timespec for the call to fill. Both clocks exist on every Linux, so it cannot fail.
+    // SAFETY: `time` is a valid timespec for the call to fill. These clocks exist on every Linux, so it cannot fail.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     time
 }

@@ -4,7 +4,7 @@
 //! clocks are read once. The local bus answers inline; its replies and events feed the state machine in the same turn.
 //! The Redis bus is sent what the turn asked at its end, and answers in a later one.
 
-use super::figures::{NodeFigures, Phase, ShardView, Vitals};
+use super::figures::{Busy, NodeFigures, Phase, ShardView, Vitals};
 use super::{Ask, Command};
 use crate::bus::redis::Told;
 use crate::bus::{Bus, BusFigures};
@@ -68,6 +68,9 @@ pub(super) struct Driver {
     started: Instant,
     turns_total: u64,
     busy_us_total: u64,
+    busy: Busy,
+    /// `limits.connections_max`, for the figures.
+    pub(super) connections_max: u32,
     finished: bool,
     /// Kept between turns for their memory.
     inbox: Vec<ToBridge>,
@@ -133,6 +136,8 @@ impl Driver {
             started,
             turns_total: 0,
             busy_us_total: 0,
+            busy: Busy::default(),
+            connections_max: 0,
             finished: false,
             inbox: Vec::new(),
             store_events: Vec::new(),
@@ -161,6 +166,7 @@ impl Driver {
             if began.mono_us >= self.look_due_us {
                 self.look_due_us = began.mono_us + LOOK_EVERY_US;
                 self.vitals.look(self.phase, &self.shards);
+                self.busy.look(began.mono_us, clock::thread_us());
             }
             let ended = clock::now();
             self.busy_us_total += ended.mono_us.saturating_sub(began.mono_us);
@@ -358,6 +364,8 @@ impl Driver {
             cluster: self.bridge.cluster_stats().cloned(),
             turns_total: self.turns_total,
             busy_us_total: self.busy_us_total,
+            busy_ratio: self.busy.ratio,
+            connections_max: self.connections_max,
         }
     }
 

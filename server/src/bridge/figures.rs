@@ -72,6 +72,26 @@ impl ShardView {
     }
 }
 
+/// How much of the time a thread ran, from one look to the next.
+#[derive(Debug, Default)]
+pub(super) struct Busy {
+    looked_us: u64,
+    ran_us: u64,
+    /// From 0 to 1; 0 until the second look.
+    pub(super) ratio: f64,
+}
+
+impl Busy {
+    /// `ran_us`: how long the thread has run since its start.
+    pub(super) fn look(&mut self, now_us: u64, ran_us: u64) {
+        let (elapsed_us, busy_us) = (now_us.saturating_sub(self.looked_us), ran_us.saturating_sub(self.ran_us));
+        if self.looked_us > 0 && elapsed_us > 0 {
+            self.ratio = (busy_us as f64 / elapsed_us as f64).min(1.0);
+        }
+        (self.looked_us, self.ran_us) = (now_us, ran_us);
+    }
+}
+
 /// What boot's main thread looks at between signals, kept by the bridge thread.
 #[derive(Debug)]
 pub struct Vitals {
@@ -137,6 +157,10 @@ pub struct NodeFigures {
     pub turns_total: u64,
     /// Microseconds that the bridge thread was not asleep.
     pub busy_us_total: u64,
+    /// The part of the last half second that the bridge thread ran.
+    pub busy_ratio: f64,
+    /// `limits.connections_max` as it is now; 0: none.
+    pub connections_max: u32,
 }
 
 #[cfg(test)]
@@ -158,6 +182,15 @@ mod tests {
         assert!(view.busy_ratio.abs() < 1e-9, "nothing to compare with yet");
         view.hear(start + Duration::from_secs(3), stats(1_400_000));
         assert!((view.busy_ratio - 0.25).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_thread_is_as_busy_as_it_ran_since_the_last_look() {
+        let mut busy = Busy::default();
+        busy.look(5_000_000, 90_000);
+        assert!(busy.ratio.abs() < 1e-9, "nothing to compare with yet");
+        busy.look(6_000_000, 340_000);
+        assert!((busy.ratio - 0.25).abs() < 1e-9);
     }
 
     #[test]

@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use toml::Value;
 
 /// Descriptors kept for everything that is not a client's socket: the store's files, listeners, rings, HTTP.
-pub(crate) const DESCRIPTORS_KEPT: u64 = 256;
+const DESCRIPTORS_KEPT: u64 = 256;
 /// And for each shard on top: its rings, its bell, its listener.
-pub(crate) const DESCRIPTORS_KEPT_PER_SHARD: u64 = 16;
+const DESCRIPTORS_KEPT_PER_SHARD: u64 = 16;
 /// A node that could hold fewer connections than this is misconfigured.
 const CONNECTIONS_MIN: u64 = 64;
 /// What a frame needs besides its content: names, ids, times.
@@ -159,7 +159,12 @@ fn derive_from_host(layers: &mut Layers, host: &Host, dev: bool) {
 }
 
 fn connections_possible(host: &Host, shards: u64) -> u64 {
-    host.descriptors_max.saturating_sub(DESCRIPTORS_KEPT + DESCRIPTORS_KEPT_PER_SHARD * shards)
+    host.descriptors_max.saturating_sub(descriptors_kept(shards))
+}
+
+/// Descriptors that a node with so many shards keeps for other things than clients.
+pub(crate) fn descriptors_kept(shards: u64) -> u64 {
+    DESCRIPTORS_KEPT + DESCRIPTORS_KEPT_PER_SHARD * shards
 }
 
 fn address(text: &str, key: &str, problems: &mut Problems) -> SocketAddr {

@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::config::Settings;
-use crate::config::settings::{DESCRIPTORS_KEPT, DESCRIPTORS_KEPT_PER_SHARD, descriptor_limit};
+use crate::config::settings::{descriptor_limit, descriptors_kept};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
@@ -59,7 +59,7 @@ fn io_uring() -> Finding {
 
 fn descriptors(settings: &Settings, connections: u64) -> Finding {
     let (_, hard) = descriptor_limit();
-    let kept = DESCRIPTORS_KEPT + DESCRIPTORS_KEPT_PER_SHARD * u64::from(settings.shards);
+    let kept = descriptors_kept(u64::from(settings.shards));
     let wanted = connections + kept;
     let found = format!("this process may open {hard} files");
     if hard >= wanted {

@@ -1,6 +1,7 @@
 //! `GET /metrics`: the shards' plain counters, the bridge's and the store's, summed when scraped.
 
 use super::answer::Problem;
+use super::capacity::Capacity;
 use super::stats::fanout;
 use super::{App, figures};
 use crate::bridge::NodeFigures;
@@ -29,9 +30,11 @@ const BUCKETS_US: [u64; 18] = [
 
 pub(super) async fn metrics(app: State<App>) -> Result<Response, Problem> {
     let figures = figures(&app).await?;
+    let capacity = Capacity::of(&figures).await;
     let mut registry = Registry::with_prefix("roomwire");
     registry.register_collector(Box::new(Scrape {
         figures,
+        capacity,
         version: app.config.version,
         node: app.config.node.to_string(),
     }));
@@ -45,6 +48,7 @@ pub(super) async fn metrics(app: State<App>) -> Result<Response, Problem> {
 #[derive(Debug)]
 struct Scrape {
     figures: Box<NodeFigures>,
+    capacity: Capacity,
     version: &'static str,
     node: String,
 }
@@ -122,6 +126,7 @@ impl Collector for Scrape {
             .encode_descriptor("build_info", "Always 1: which version runs here", None, MetricType::Gauge)?
             .encode_family(&Labels(&labels))?
             .encode_gauge(&1i64)?;
+        self.capacity(&mut writer)?;
         self.connections(&mut writer)?;
         self.reasons(&mut writer)?;
         self.shards(&mut writer)?;
@@ -139,6 +144,17 @@ impl Scrape {
 
     fn sum(&self, value: impl Fn(&Counters) -> u64) -> u64 {
         self.stats().map(|stats| value(&stats.counters)).sum()
+    }
+
+    fn capacity(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let help = "The used part of the resource of which least is left: connections, memory, cpu or descriptors";
+        writer
+            .0
+            .encode_descriptor("capacity_used_ratio", help, None, MetricType::Gauge)?
+            .encode_gauge(&self.capacity.tightest())?;
+        let resources = self.capacity.resources().map(|(name, used)| (name.to_owned(), used));
+        writer.gauges("capacity_resource_used_ratio", "The used part of each resource", "resource", resources)?;
+        writer.gauge("connections_max", "limits.connections_max; 0: none", u64::from(self.figures.connections_max))
     }
 
     fn connections(&self, writer: &mut Writer<'_>) -> fmt::Result {
@@ -233,6 +249,15 @@ impl Scrape {
         let log = bridge.history_from_log_total;
         writer.counter("bridge_history_from_log", "Pages of history from the recent log of a shared bus", log)?;
         writer.counter("bridge_receipts", "Read receipts", bridge.receipts_total)?;
+        writer
+            .0
+            .encode_descriptor(
+                "bridge_busy_ratio",
+                "The part of the last half second that the bridge thread ran",
+                None,
+                MetricType::Gauge,
+            )?
+            .encode_gauge(&figures.busy_ratio)?;
         writer.counter("bridge_turns", "Turns of the bridge thread", figures.turns_total)?;
         writer.counter("bridge_busy_us", "Microseconds that the bridge thread did not sleep", figures.busy_us_total)?;
         writer.seconds("durable_seconds", "From a message's receipt to its being durable", &bridge.durable_us)

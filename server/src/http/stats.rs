@@ -1,6 +1,7 @@
 //! `GET /v1/stats`: the node's figures as JSON, for people and scripts.
 
 use super::answer::{Problem, json_answer};
+use super::capacity::Capacity;
 use super::{App, figures};
 use crate::bridge::{NodeFigures, ShardView};
 use crate::store::StoreState;
@@ -15,6 +16,8 @@ use std::time::Instant;
 pub(super) async fn stats(app: State<App>) -> Result<Response, Problem> {
     let figures = figures(&app).await?;
     let mut answer = describe(&figures);
+    let capacity = Capacity::of(&figures).await;
+    answer["capacityUsed"] = capacity.resources().map(|(name, used)| (name.to_owned(), Value::from(used))).collect();
     answer["node"] = (*app.config.node).into();
     answer["version"] = app.config.version.into();
     Ok(json_answer(StatusCode::OK, &answer))

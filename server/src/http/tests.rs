@@ -44,7 +44,7 @@ fn config() -> HttpConfig {
     }
 }
 
-fn figures() -> NodeFigures {
+pub(super) fn figures() -> NodeFigures {
     let mut counters = Counters { connections_now: 3, connects_total: 10, ..Counters::default() };
     counters.closes_total[0] = 4;
     counters.limit_crossed("queue_bytes_max");
@@ -79,6 +79,8 @@ fn figures() -> NodeFigures {
         cluster: None,
         turns_total: 9,
         busy_us_total: 10,
+        busy_ratio: 0.1,
+        connections_max: 60,
     }
 }
 
@@ -363,6 +365,8 @@ fn metrics_are_summed_and_their_names_are_right() {
         assert!(head.contains("text/plain; version=0.0.4"), "{head}");
         for line in [
             "roomwire_connections 6",
+            "roomwire_connections_max 60",
+            "roomwire_capacity_resource_used_ratio{resource=\"connections\"} 0.1",
             "roomwire_connects_total 20",
             "roomwire_closes_total{code=\"1000\",reason=\"Goodbye\",fault=\"none\"} 8",
             "roomwire_limits_crossed_total{limit=\"queue_bytes_max\"} 2",
