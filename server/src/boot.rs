@@ -14,6 +14,7 @@ use crate::config::settings::descriptor_limit;
 use crate::config::types::{Fsync, Reject, StoreKind};
 use crate::config::{Secret, Settings};
 use crate::http::{Dev, HttpConfig};
+use crate::memory;
 use crate::signals::{Signal, Signals};
 use crate::store::cql::{self, CqlConfig};
 use crate::store::embedded::{self, EmbeddedConfig};
@@ -151,7 +152,7 @@ fn start_shards(
             gather: Duration::from_micros(u64::from(config.ring.gather_us)),
             engine: engine_config(settings, echo)?,
             verify: Arc::clone(verify),
-            rest: give_memory_back,
+            rest: memory::give_back,
             mesh: lane,
         })
         .map_err(|error| shard_failure(shard, settings.shards, &error))?;
@@ -160,13 +161,6 @@ fn start_shards(
         shards.push(handle);
     }
     Ok(shards)
-}
-
-/// The allocator keeps what a burst of connections freed until the thread asks for more; a shard that is about to
-/// sleep may never ask.
-fn give_memory_back() {
-    // SAFETY: mimalloc's own call, for the heap of the calling thread; it takes no pointer and may be called at any time.
-    unsafe { libmimalloc_sys::mi_collect(false) };
 }
 
 fn engine_config(settings: &Settings, echo: bool) -> Result<EngineConfig, Failure> {

@@ -10,6 +10,7 @@ pub mod config;
 pub mod doctor;
 pub mod http;
 pub mod logs;
+mod memory;
 pub mod signals;
 pub mod store;
 pub mod systemd;

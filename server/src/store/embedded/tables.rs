@@ -9,6 +9,7 @@
 
 use super::journal::{self, Mended};
 use super::{EmbeddedConfig, Fsync, OpenError};
+use fjall::config::PartitioningPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -130,6 +131,10 @@ impl DataDir {
             KeyspaceCreateOptions::default()
                 .max_memtable_size(MEMTABLE_BYTES_MAX)
                 .compaction_strategy(Arc::new(leveled))
+                // From the third level on nothing is pinned, and an index in one piece is half a megabyte a file: a read
+                // of one old row would bring all of it into the cache.
+                .index_block_partitioning_policy(PartitioningPolicy::new([false, false, true]))
+                .filter_block_partitioning_policy(PartitioningPolicy::new([false, false, true]))
         };
         Ok(Tables {
             messages: database.keyspace("messages", options)?,

@@ -374,6 +374,7 @@ impl Writer {
         }
         self.outbox.put(StoreEvent::Figures(Box::new(self.figures.clone())));
         self.outbox.wake();
+        crate::memory::give_back();
     }
 }
 
