@@ -502,6 +502,20 @@ mod properties {
     use super::*;
     use proptest::prelude::*;
 
+    /// The contract that clients are generated from; a test of the real server holds the rest of it.
+    #[test]
+    fn asyncapi_names_every_error_code_and_limit() {
+        let document: serde_json::Value =
+            serde_json::from_str(include_str!("../../../docs/asyncapi.json")).expect("JSON");
+        let fields = |message: &str| document["components"]["messages"][message]["payload"]["properties"].clone();
+        let codes: Vec<&str> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(fields("error")["code"]["enum"], serde_json::json!(codes));
+        assert_eq!(document["components"]["schemas"]["clientId"]["maxLength"], CLIENT_ID_CHARS_MAX);
+        assert_eq!(fields("watchPresence")["userIds"]["maxItems"], WATCH_USERS_MAX);
+        assert_eq!(fields("roomHistory")["messages"]["maxItems"], HISTORY_MESSAGES_MAX);
+        assert_eq!(fields("joinRoom")["history"]["default"], HISTORY_MESSAGES_DEFAULT);
+    }
+
     proptest! {
 
         #![proptest_config(crate::seeded())]
