@@ -62,6 +62,17 @@ impl Default for Limits {
     }
 }
 
+/// What a running engine is told anew. Connections stay as they are; what they do next is judged by it.
+#[derive(Clone, Debug)]
+pub struct Reload {
+    /// The limits, but for `join_events_members_max`: rooms keep the one of the start.
+    pub limits: Limits,
+    /// As in [`EngineConfig`].
+    pub allowed_origins: Arc<[String]>,
+    /// As in [`EngineConfig`].
+    pub reject_by_http: bool,
+}
+
 /// What a shard's engine is told at its start.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {

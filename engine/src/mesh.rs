@@ -9,6 +9,7 @@
 //! keeps the user's presence. The bridge keeps which shards have members of a room.
 
 use crate::cluster::MemberChange;
+use crate::limits::Reload;
 use crate::names::{ConnectionRef, RoomId, ShardId, User, UserId};
 use crate::stats::ShardStats;
 use bytes::Bytes;
@@ -197,6 +198,9 @@ pub enum ToShard {
         /// The window, in ms.
         window_ms: u32,
     },
+
+    /// The configuration was read again: what of it may change on the way.
+    Reload(Arc<Reload>),
 
     // From another shard, or from the bridge for `Asker::Http`.
     /// To the room's home: a connection joins. Answered with `JoinAnswer`.

@@ -32,7 +32,7 @@ mod wheel;
 mod tests;
 
 use crate::Now;
-use crate::limits::EngineConfig;
+use crate::limits::{EngineConfig, Limits, Reload};
 use crate::mesh::{ToBridge, ToShard, WalkPlace};
 use crate::names::{ConnectionId, ConnectionRef, ShardId, User, home};
 use crate::stats::{Counters, latency_histogram};
@@ -195,7 +195,6 @@ impl Engine {
     #[must_use]
     pub fn new(shard: ShardId, config: EngineConfig, verify: Verify, now: Now) -> Engine {
         let limits = &config.limits;
-        let unlimited = |limit: u32| if limit == 0 { usize::MAX } else { limit as usize };
         let mut random = Random::new(config.seed ^ (u64::from(shard.0) << 48));
         let hash_seed = HashSeed::new(random.next());
         let mut refusal = Vec::new();
@@ -205,14 +204,8 @@ impl Engine {
             effects: Effects::default(),
             counters: Counters::default(),
             shard,
-            frame_limits: FrameLimits {
-                message_bytes_max: unlimited(limits.message_bytes_max),
-                fragments_max: if limits.fragments_max == 0 { u32::MAX } else { limits.fragments_max },
-            },
-            field_limits: FieldLimits {
-                content_bytes_max: unlimited(limits.content_bytes_max),
-                token_bytes_max: unlimited(limits.token_bytes_max),
-            },
+            frame_limits: frame_limits(limits),
+            field_limits: field_limits(limits),
             verify,
             boot: random.next(),
             connections: Slab::new(),
@@ -245,6 +238,25 @@ impl Engine {
             fanout_us: latency_histogram(),
             config,
         }
+    }
+
+    /// Takes over what may change while it runs. Nobody is closed by it, unless more waits for a connection than
+    /// `queue_bytes_max` now allows.
+    fn reload(&mut self, reload: &Reload) {
+        let mut limits = reload.limits.clone();
+        limits.join_events_members_max = self.config.limits.join_events_members_max;
+        (self.frame_limits, self.field_limits) = (frame_limits(&limits), field_limits(&limits));
+        self.peers.limit(&limits, self.config.shards);
+        self.outboxes.limit(limits.queue_bytes_max);
+        self.config.limits = limits;
+        self.config.allowed_origins = Arc::clone(&reload.allowed_origins);
+        self.config.reject_by_http = reload.reject_by_http;
+    }
+
+    /// Whether [`Engine::accepted`] wants to know the peer's address.
+    #[must_use]
+    pub fn wants_peers(&self) -> bool {
+        self.config.limits.connections_per_address_max != 0
     }
 
     /// A socket was accepted. `None` when the node is full or the address has too many: send [`Engine::refusal`] if it
@@ -440,6 +452,7 @@ impl Engine {
             }
             ToShard::Disconnect { user, code, reason } => self.disconnect_user(&user, code, &reason),
             ToShard::Drain { window_ms } => self.drain(window_ms),
+            ToShard::Reload(reload) => self.reload(&reload),
             ToShard::Join { room, user, from } => self.home_join(&room, &user, from),
             ToShard::Leave { room, user, from } => self.home_leave(&room, &user, from.shard),
             ToShard::JoinAnswer { to, room, joined } => self.join_answered(to.connection, &room, joined.as_ref()),
@@ -543,5 +556,23 @@ impl Engine {
             self.room_homes.len(),
             self.user_homes.len(),
         ]
+    }
+}
+
+fn unlimited(limit: u32) -> usize {
+    if limit == 0 { usize::MAX } else { limit as usize }
+}
+
+fn frame_limits(limits: &Limits) -> FrameLimits {
+    FrameLimits {
+        message_bytes_max: unlimited(limits.message_bytes_max),
+        fragments_max: if limits.fragments_max == 0 { u32::MAX } else { limits.fragments_max },
+    }
+}
+
+fn field_limits(limits: &Limits) -> FieldLimits {
+    FieldLimits {
+        content_bytes_max: unlimited(limits.content_bytes_max),
+        token_bytes_max: unlimited(limits.token_bytes_max),
     }
 }

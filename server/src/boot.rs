@@ -3,23 +3,27 @@
 //! Order: what can refuse comes first (kernel, port, data directory), then the bridge, then the shards, since a node that
 //! accepts a client must be able to serve it. The main thread then only waits for signals.
 
+mod reload;
 mod secret;
 
-use crate::auth::{Authenticator, Mint};
+use crate::auth::{Authenticator, Current, Mint};
 use crate::bridge::{self, BridgeHandle, BridgeSetup, StartError};
 use crate::bus::BusConfig;
 use crate::bus::redis::{NodeCard, RedisConfig};
 use crate::cli::Failure;
+use crate::config::Settings;
 use crate::config::settings::descriptor_limit;
 use crate::config::types::{Fsync, Reject, StoreKind};
-use crate::config::{Secret, Settings};
-use crate::http::{Dev, HttpConfig};
+use crate::http::{Dev, HttpConfig, HttpPolicy};
+use crate::logs::Filter;
 use crate::memory;
 use crate::signals::{Signal, Signals};
 use crate::store::cql::{self, CqlConfig};
 use crate::store::embedded::{self, EmbeddedConfig};
 use crate::store::{OpenError, StoreConfig};
 use crate::systemd::Manager;
+use arc_swap::ArcSwap;
+use reload::Live;
 use roomwire_engine::bridge::BridgeConfig;
 use roomwire_engine::limits::EngineConfig;
 use roomwire_engine::names::ShardId;
@@ -33,6 +37,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+pub use reload::ReadAgain;
 pub use secret::dev_secret_path;
 
 /// How long the main thread sleeps at most between two looks at the bridge.
@@ -45,11 +50,12 @@ const CUT_SHORT: Duration = Duration::from_millis(2_500);
 /// How long a token of the demo page is valid: the page asks for a new one at each connection.
 const DEV_TOKEN_SECS: u64 = 3_600;
 
-/// Runs a node until it has drained after a signal.
+/// Runs a node until it has drained after a signal. `again` reads the configuration anew at SIGHUP, `filter` is what is
+/// logged.
 ///
 /// # Errors
 /// [`Failure`]: 78 where it can never start like this, 1 where trying again may help.
-pub fn serve(settings: &Settings, echo: bool) -> Result<(), Failure> {
+pub fn serve(settings: &Settings, echo: bool, (again, filter): (ReadAgain, Filter)) -> Result<(), Failure> {
     let signals = Signals::block().map_err(|error| Failure::runtime(format!("cannot block signals: {error}")))?;
     roomwire_shard::probe::probe().map_err(|unsupported| Failure::config(unsupported.to_string()))?;
     raise_descriptor_limit();
@@ -60,17 +66,24 @@ pub fn serve(settings: &Settings, echo: bool) -> Result<(), Failure> {
         refuse_taken_port(settings.listen)?;
     }
     let secret = secret::of(settings)?;
-    let drain = Duration::from_secs(u64::from(settings.config.drain.secs));
-    let (bridge, shards) = start(settings, &secret, echo)?;
+    let auth = &settings.config.auth;
+    let authenticator = Current::new(Authenticator::new(&secret, auth, settings.config.limits.token_bytes_max));
+    let http = Arc::new(ArcSwap::from_pointee(http_policy(settings)));
+    let (bridge, shards) = start(settings, &authenticator, &http, echo)?;
+    let mut live = Live::new((again, filter), settings.clone(), authenticator, http);
     let mut manager = Manager::of_environment();
     manager.ready(settings.shards);
-    wait(&signals, bridge, &shards, drain, &mut manager)
+    wait(&signals, bridge, &shards, &mut live, &mut manager)
 }
 
 /// Starts bridge and shards, and says where they listen.
-fn start(settings: &Settings, secret: &Secret, echo: bool) -> Result<(BridgeHandle, Vec<ShardHandle>), Failure> {
+fn start(
+    settings: &Settings,
+    authenticator: &Arc<Current>,
+    http: &Arc<ArcSwap<HttpPolicy>>,
+    echo: bool,
+) -> Result<(BridgeHandle, Vec<ShardHandle>), Failure> {
     let config = &settings.config;
-    let authenticator = Arc::new(Authenticator::new(secret, &config.auth, config.limits.token_bytes_max));
     let (lanes, bridge_lanes) =
         mesh(settings.shards).map_err(|error| Failure::runtime(format!("cannot make the mesh: {error}")))?;
     let bridge_config = bridge_config(settings)?;
@@ -81,7 +94,7 @@ fn start(settings: &Settings, secret: &Secret, echo: bool) -> Result<(BridgeHand
         bridge: bridge_config,
         mesh: bridge_lanes,
         store: store_config(settings),
-        http: http_config(settings, settings.dev.then_some(&authenticator)),
+        http: http_config(settings, http, settings.dev.then_some(authenticator)),
     })
     .map_err(start_failure)?;
     let shards = start_shards(settings, lanes, &authenticator.verify(), echo)?;
@@ -174,7 +187,7 @@ fn engine_config(settings: &Settings, echo: bool) -> Result<EngineConfig, Failur
         cluster: settings.redis.is_some(),
         echo,
         allowed_origins: config.allowed_origins.0.clone().into(),
-        reject_by_http: config.auth.reject == Reject::Http,
+        reject_by_http: rejects_by_http(settings),
         seed: random()?,
     })
 }
@@ -258,13 +271,23 @@ pub fn embedded_config(settings: &Settings) -> EmbeddedConfig {
     }
 }
 
-fn http_config(settings: &Settings, dev: Option<&Arc<Authenticator>>) -> HttpConfig {
+fn rejects_by_http(settings: &Settings) -> bool {
+    settings.config.auth.reject == Reject::Http
+}
+
+fn http_policy(settings: &Settings) -> HttpPolicy {
     let http = &settings.config.http;
-    HttpConfig {
-        addr: settings.http,
+    HttpPolicy {
         key: http.key.as_ref().map(|key| Arc::from(key.expose())),
         ready_requires_backends: http.ready_requires_backends,
         content_bytes_max: settings.config.limits.content_bytes_max,
+    }
+}
+
+fn http_config(settings: &Settings, policy: &Arc<ArcSwap<HttpPolicy>>, dev: Option<&Arc<Current>>) -> HttpConfig {
+    HttpConfig {
+        addr: settings.http,
+        policy: Arc::clone(policy),
         node: Arc::from(settings.node.as_str()),
         version: env!("CARGO_PKG_VERSION"),
         dev: dev.map(|authenticator| dev_pages(Arc::clone(authenticator))),
@@ -272,12 +295,12 @@ fn http_config(settings: &Settings, dev: Option<&Arc<Authenticator>>) -> HttpCon
 }
 
 /// What the demo page needs: tokens for whoever asks, which is why `--dev` stays on loopback.
-fn dev_pages(authenticator: Arc<Authenticator>) -> Dev {
+fn dev_pages(authenticator: Arc<Current>) -> Dev {
     let mint = move |user: &str, name: &str| {
         let mint =
             Mint { user: user.to_owned(), name: Some(name.to_owned()), ttl_secs: DEV_TOKEN_SECS, rooms: Vec::new() };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        authenticator.mint(&mint, u64::try_from(now.as_millis()).unwrap_or(u64::MAX)).unwrap_or_default()
+        authenticator.get().mint(&mint, u64::try_from(now.as_millis()).unwrap_or(u64::MAX)).unwrap_or_default()
     };
     Dev { mint: Arc::new(mint) }
 }
@@ -351,7 +374,7 @@ fn wait(
     signals: &Signals,
     bridge: BridgeHandle,
     shards: &[ShardHandle],
-    drain: Duration,
+    live: &mut Live,
     manager: &mut Manager,
 ) -> Result<(), Failure> {
     let mut stop: Option<Stop> = None;
@@ -360,12 +383,13 @@ fn wait(
         manager.look(bridge.vitals(), shard_count, stop.is_some());
         match signals.wait(if stop.is_some() { LOOK_WHILE_DRAINING } else { LOOK }) {
             Some(Signal::Stop) => {
-                stop = Some(begin_stop(&bridge, stop, drain));
-                manager.stopping(drain);
+                stop = Some(begin_stop(&bridge, stop, live.drain()));
+                manager.stopping(live.drain());
             }
             Some(Signal::Reload) => {
-                tracing::info!("SIGHUP: nothing to reload yet, the node goes on as it is");
-                manager.reloaded();
+                manager.reloading();
+                let outcome = live.reload(&bridge);
+                manager.reloaded(outcome.err().map(|problems| problems.to_string().replace('\n', "; ")).as_deref());
             }
             None => {}
         }

@@ -6,7 +6,7 @@
 mod driver;
 mod figures;
 
-pub use figures::{NodeFigures, Phase, ShardView, Vitals};
+pub use figures::{NodeFigures, Phase, ReloadFigures, ShardView, Vitals};
 
 use crate::bus::redis::RedisBus;
 use crate::bus::{Bus, BusConfig};
@@ -16,6 +16,7 @@ use crossbeam_channel::{Sender, unbounded};
 use driver::Driver;
 use roomwire_engine::bridge::{Answer, BridgeConfig, Call};
 use roomwire_engine::bus::LocalBus;
+use roomwire_engine::limits::Reload;
 use roomwire_shard::mesh::{BridgeMesh, Doorbell};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -69,12 +70,16 @@ pub enum StartError {
 }
 
 /// From boot to the driver.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Command {
     /// All shards listen, here.
     Started(SocketAddr),
     /// Drain within so many ms.
     Drain(u32),
+    /// For all shards.
+    Reload(Arc<Reload>),
+    /// A reload has ended, well or not.
+    Reloaded(ReloadFigures),
 }
 
 /// From the HTTP API to the driver. An asker whose answer is dropped hears that the node stops.
@@ -163,6 +168,16 @@ impl BridgeHandle {
     /// Drains the node within the window; 0 cuts it short. May be repeated.
     pub fn drain(&self, window_ms: u32) {
         self.tell(Command::Drain(window_ms));
+    }
+
+    /// Passes on to the shards what was read anew.
+    pub fn reload(&self, reload: Reload) {
+        self.tell(Command::Reload(Arc::new(reload)));
+    }
+
+    /// How reloads went, for the figures.
+    pub fn reloaded(&self, figures: ReloadFigures) {
+        self.tell(Command::Reloaded(figures));
     }
 
     /// How the node does.

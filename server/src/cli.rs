@@ -180,14 +180,20 @@ fn print(lines: &str) {
 }
 
 fn settings(args: ConfigArgs, dev: bool) -> Result<Settings, Problems> {
-    let sources = Sources { file: args.config, environment: std::env::vars_os().collect(), set: args.set };
-    Settings::resolve(Layers::read(&sources)?, &Host::read(), dev)
+    Settings::resolve(Layers::read(&sources(args))?, &Host::read(), dev)
+}
+
+fn sources(args: ConfigArgs) -> Sources {
+    Sources { file: args.config, environment: std::env::vars_os().collect(), set: args.set }
 }
 
 fn serve(config: ConfigArgs, args: ServeArgs) -> Result<(), Failure> {
-    let settings = settings(config, args.dev).map_err(|problems| Failure::config(problems.to_string()))?;
-    logs::start(&settings.config.log).map_err(Failure::config)?;
-    boot::serve(&settings, args.echo)
+    let sources = sources(config);
+    let read = Layers::read(&sources).and_then(|layers| Settings::resolve(layers, &Host::read(), args.dev));
+    let settings = read.map_err(|problems| Failure::config(problems.to_string()))?;
+    let filter = logs::start(&settings.config.log).map_err(Failure::config)?;
+    let again = Box::new(move || Layers::read(&sources));
+    boot::serve(&settings, args.echo, (again, filter))
 }
 
 fn examine(config: ConfigArgs, args: DoctorArgs) -> Result<(), Failure> {
@@ -210,8 +216,7 @@ fn examine(config: ConfigArgs, args: DoctorArgs) -> Result<(), Failure> {
 
 fn store_command(mut config: ConfigArgs, args: &store::StoreArgs) -> Result<(), Failure> {
     store::prepare(&mut config.set, args);
-    let sources = Sources { file: config.config, environment: std::env::vars_os().collect(), set: config.set };
-    let settings = Layers::read(&sources).and_then(|layers| Settings::resolve_for_store(layers, &Host::read()));
+    let settings = Layers::read(&sources(config)).and_then(|layers| Settings::resolve_for_store(layers, &Host::read()));
     store::run(&settings.map_err(|problems| Failure::usage(problems.to_string()))?, args)
 }
 

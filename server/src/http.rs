@@ -17,6 +17,7 @@ mod tests;
 
 use crate::bridge::{Ask, NodeFigures};
 use answer::Problem;
+use arc_swap::{ArcSwap, Guard};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
@@ -35,17 +36,24 @@ const BODY_REST_BYTES_MAX: usize = 4 * 1024;
 /// The most bytes of a body where the content has no limit.
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// What the HTTP API is told at its start.
-#[derive(Clone)]
-pub struct HttpConfig {
-    /// Where to listen.
-    pub addr: SocketAddr,
+/// What of the HTTP API a reload may change.
+#[derive(Clone, Default)]
+pub struct HttpPolicy {
     /// The bearer key of `/v1`; without one those routes answer 403.
     pub key: Option<Arc<str>>,
     /// Whether a store or bus in trouble makes the node unready.
     pub ready_requires_backends: bool,
     /// The most bytes of a message's content; 0 means no limit.
     pub content_bytes_max: u32,
+}
+
+/// What the HTTP API is told at its start.
+#[derive(Clone)]
+pub struct HttpConfig {
+    /// Where to listen.
+    pub addr: SocketAddr,
+    /// What a reload may change.
+    pub policy: Arc<ArcSwap<HttpPolicy>>,
     /// This node's name.
     pub node: Arc<str>,
     /// The version that `/version` tells.
@@ -95,10 +103,6 @@ pub(crate) async fn serve(
 
 /// Every route, as in `docs/openapi.json`; those of `--dev` stand in [`demo`].
 fn router(app: App) -> Router {
-    let body_bytes_max = match app.config.content_bytes_max {
-        0 => BODY_BYTES_MAX,
-        content => content as usize + BODY_REST_BYTES_MAX,
-    };
     let calls = Router::new()
         .route("/v1/rooms/{id}/messages", post(api::publish).get(api::history))
         .route("/v1/rooms/{id}/members", get(api::members))
@@ -107,7 +111,7 @@ fn router(app: App) -> Router {
         .route("/v1/users/{id}/disconnect", post(api::disconnect))
         .route("/v1/stats", get(stats::stats))
         .route_layer(middleware::from_fn_with_state(app.clone(), key::require))
-        .layer(DefaultBodyLimit::max(body_bytes_max));
+        .layer(middleware::from_fn_with_state(app.clone(), limit_body));
     let open = Router::new()
         .route("/metrics", get(metrics::metrics))
         .route("/livez", get(health::live))
@@ -121,6 +125,15 @@ fn router(app: App) -> Router {
         .with_state(app)
 }
 
+async fn limit_body(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let body_bytes_max = match app.policy().content_bytes_max {
+        0 => BODY_BYTES_MAX,
+        content => content as usize + BODY_REST_BYTES_MAX,
+    };
+    DefaultBodyLimit::max(body_bytes_max).apply(&mut request);
+    next.run(request).await
+}
+
 async fn limit_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(CALL_TIME_MAX, next.run(request)).await {
         Ok(response) => response,
@@ -129,6 +142,11 @@ async fn limit_time(request: Request, next: Next) -> Response {
 }
 
 impl App {
+    /// What holds now.
+    fn policy(&self) -> Guard<Arc<HttpPolicy>> {
+        self.config.policy.load()
+    }
+
     /// Asks the state machine.
     async fn call(&self, what: Call) -> Result<Answer, Problem> {
         let (answer, answered) = oneshot::channel();

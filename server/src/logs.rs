@@ -6,36 +6,57 @@ use std::io::IsTerminal as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::panic::PanicHookInfo;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
+
+/// What is logged, to be changed while the process runs.
+#[derive(Clone, Debug)]
+pub struct Filter(reload::Handle<EnvFilter, Registry>);
+
+impl Filter {
+    /// Another `log.level`, from now on.
+    ///
+    /// # Errors
+    /// It does not parse.
+    pub fn set(&self, level: &str) -> Result<(), String> {
+        self.0.reload(filter(level)?).map_err(|error| format!("`log.level`: {error}"))
+    }
+}
+
+fn filter(level: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(with_quiet_store(level)).map_err(|error| format!("`log.level`: {error}"))
+}
 
 /// Starts logging, once per process.
 ///
 /// # Errors
 /// The filter does not parse, or logging was started before.
-pub fn start(log: &Log) -> Result<(), String> {
-    let filter = EnvFilter::try_new(with_quiet_store(&log.level)).map_err(|error| format!("`log.level`: {error}"))?;
+pub fn start(log: &Log) -> Result<Filter, String> {
+    let (filter, handle) = reload::Layer::new(filter(&log.level)?);
+    let lines = tracing_subscriber::registry().with(filter);
+    let started = |result: Result<(), _>| {
+        result.map_err(|error: tracing_subscriber::util::TryInitError| format!("logging: {error}"))
+    };
     // A journal that cannot be reached still reads standard error.
     if log.format == LogFormat::Auto
         && stderr_is_journal()
         && let Ok(journal) = tracing_journald::layer()
     {
-        let started = tracing_subscriber::registry().with(filter).with(journal.with_field_prefix(None)).try_init();
-        return started.map_err(|error| format!("logging: {error}"));
+        return started(lines.with(journal.with_field_prefix(None)).try_init()).map(|()| Filter(handle));
     }
     let pretty = match log.format {
         LogFormat::Auto => std::io::stderr().is_terminal(),
         LogFormat::Pretty => true,
         LogFormat::Json => false,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let started = if pretty {
-        builder.with_ansi(std::io::stderr().is_terminal()).try_init()
+    let layer = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    started(if pretty {
+        lines.with(layer.with_ansi(std::io::stderr().is_terminal())).try_init()
     } else {
-        builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
-    };
-    started.map_err(|error| format!("logging: {error}"))
+        lines.with(layer.json().flatten_event(true).with_current_span(false).with_span_list(false)).try_init()
+    })
+    .map(|()| Filter(handle))
 }
 
 /// Whether standard error is the journal's own stream, as systemd says it (systemd.exec(5), `JOURNAL_STREAM`): then

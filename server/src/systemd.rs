@@ -75,12 +75,21 @@ impl Manager {
         self.tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(wait_us)]);
     }
 
-    /// A reload was asked for and is done: systemd waits for both words (`ExecReload=` sends the signal).
-    pub fn reloaded(&self) {
+    /// A reload was asked for: systemd waits for [`Manager::reloaded`] (`ExecReload=` sends the signal).
+    pub fn reloading(&self) {
         if let Ok(now) = NotifyState::monotonic_usec_now() {
             self.tell(&[NotifyState::Reloading, now]);
-            self.tell(&[NotifyState::Ready]);
         }
+    }
+
+    /// The reload is over; `refused` is why nothing has changed. The status line says it until the next look.
+    pub fn reloaded(&mut self, refused: Option<&str>) {
+        self.told = Instant::now();
+        self.status = match refused {
+            None => "configuration reloaded".to_owned(),
+            Some(why) => format!("reload refused, serving as before: {why}"),
+        };
+        self.tell(&[NotifyState::Ready, NotifyState::Status(&self.status)]);
     }
 
     fn tell(&self, states: &[NotifyState<'_>]) {

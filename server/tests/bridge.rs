@@ -5,7 +5,7 @@
 
 use roomwire::bridge::{BridgeHandle, BridgeSetup, StartError, spawn};
 use roomwire::bus::BusConfig;
-use roomwire::http::HttpConfig;
+use roomwire::http::{HttpConfig, HttpPolicy};
 use roomwire::store::cql::CqlConfig;
 use roomwire::store::embedded::{self, EmbeddedConfig};
 use roomwire::store::{OpenError, StoreConfig};
@@ -53,9 +53,11 @@ fn try_start_on(store: StoreConfig, boot: u64) -> Result<BridgeHandle, StartErro
         store,
         http: HttpConfig {
             addr: SocketAddr::from(([127, 0, 0, 1], 0)),
-            key: Some(Arc::from(KEY)),
-            ready_requires_backends: false,
-            content_bytes_max: 1_000,
+            policy: Arc::new(arc_swap::ArcSwap::from_pointee(HttpPolicy {
+                key: Some(Arc::from(KEY)),
+                ready_requires_backends: false,
+                content_bytes_max: 1_000,
+            })),
             node: Arc::from("n1"),
             version: "0",
             dev: None,

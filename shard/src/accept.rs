@@ -21,14 +21,12 @@ pub(crate) struct Acceptor {
     paused_until_ms: Option<u64>,
     /// The pause was logged, so its end is to be logged too.
     complained: bool,
-    /// Whether the engine wants to know peers' addresses, which costs a system call each.
-    wants_peers: bool,
 }
 
 impl Acceptor {
     /// An acceptor that is not armed yet.
-    pub(crate) fn new(listener: OwnedFd, wants_peers: bool) -> Acceptor {
-        Acceptor { listener: Some(listener), armed: false, paused_until_ms: None, complained: false, wants_peers }
+    pub(crate) fn new(listener: OwnedFd) -> Acceptor {
+        Acceptor { listener: Some(listener), armed: false, paused_until_ms: None, complained: false }
     }
 
     /// When a paused accept is tried again, in ms of CLOCK_MONOTONIC.
@@ -83,7 +81,8 @@ impl Driver {
         self.acceptor.recovered();
         // SAFETY: the descriptor is fresh from the kernel, which gave it to this completion alone.
         let fd = unsafe { OwnedFd::from_raw_fd(completion.result) };
-        let peer = if self.acceptor.wants_peers { peer_address(&fd) } else { None };
+        // A system call, so only where the engine wants it.
+        let peer = if self.engine.wants_peers() { peer_address(&fd) } else { None };
         match self.engine.accepted(now, peer) {
             Some(connection) => {
                 self.sockets.insert(connection, fd);

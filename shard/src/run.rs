@@ -137,9 +137,8 @@ fn begin(config: ShardConfig, listener: OwnedFd) -> io::Result<Driver> {
         .map_err(|error| io::Error::new(error.kind(), format!("cannot set up the data ring: {error}")))?;
     let buffers = Buffers::new(&ring.submitter(), config.buffers, config.buffer_bytes)
         .map_err(|error| io::Error::new(error.kind(), format!("cannot register the receive buffers: {error}")))?;
-    let wants_peers = config.engine.limits.connections_per_address_max != 0;
     let engine = Engine::new(config.shard, config.engine, config.verify, clock::now());
-    let acceptor = Acceptor::new(listener, wants_peers);
+    let acceptor = Acceptor::new(listener);
     let mut driver = Driver::new(engine, ring, buffers, config.mesh, acceptor, config.gather, config.rest);
     driver.hear_bell();
     Ok(driver)

@@ -67,6 +67,11 @@ pub(super) struct Outboxes {
 }
 
 impl Outboxes {
+    /// Another limit, from now on.
+    pub(super) fn limit(&mut self, queue_bytes_max: u32) {
+        self.queue_bytes_max = super::unlimited(queue_bytes_max);
+    }
+
     /// `queue_bytes_max` of 0 means no limit.
     pub(super) fn new(queue_bytes_max: u32, tick: u32) -> Outboxes {
         Outboxes {
@@ -74,7 +79,7 @@ impl Outboxes {
             free: Vec::new(),
             buffers: Vec::new(),
             buffers_bytes: 0,
-            queue_bytes_max: if queue_bytes_max == 0 { usize::MAX } else { queue_bytes_max as usize },
+            queue_bytes_max: super::unlimited(queue_bytes_max),
             tick,
             slow: Vec::new(),
         }

@@ -17,17 +17,24 @@ pub(super) struct Peers {
 impl Peers {
     /// `seed` is secret: addresses are chosen by clients.
     pub(super) fn new(limits: &Limits, shards: u16, seed: u64) -> Peers {
-        let part = |limit: u32| limit.div_ceil(u32::from(shards.max(1)));
-        Peers {
-            connections_max: if limits.connections_max == 0 {
-                usize::MAX
-            } else {
-                part(limits.connections_max) as usize
-            },
-            address_max: part(limits.connections_per_address_max),
+        let mut peers = Peers {
+            connections_max: usize::MAX,
+            address_max: 0,
             by_address: HashMap::with_hasher(FixedState::with_seed(seed)),
             by_slot: HashMap::with_hasher(FixedState::with_seed(seed)),
-        }
+        };
+        peers.limit(limits, shards);
+        peers
+    }
+
+    /// Other limits, from now on. Connections that came while addresses had none are not counted.
+    pub(super) fn limit(&mut self, limits: &Limits, shards: u16) {
+        let part = |limit: u32| limit.div_ceil(u32::from(shards.max(1)));
+        self.connections_max = match limits.connections_max {
+            0 => usize::MAX,
+            limit => part(limit) as usize,
+        };
+        self.address_max = part(limits.connections_per_address_max);
     }
 
     /// Whether one more may come while there are `connections`; else the limit that says no.

@@ -3,6 +3,7 @@
 use super::claims::{Claims, JoseHeader, RoomClaim};
 use crate::config::Secret;
 use crate::config::types::Auth;
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -65,9 +66,10 @@ pub enum Rejected {
     Rooms,
 }
 
-/// Checks tokens against one secret. The algorithm belongs to the key: whatever a token says, it is HS256.
+/// Checks tokens against one secret, or two. The algorithm belongs to the key: whatever a token says, it is HS256.
 pub struct Authenticator {
     decoding: DecodingKey,
+    second: Option<DecodingKey>,
     encoding: EncodingKey,
     validation: Validation,
     require_exp: bool,
@@ -81,6 +83,45 @@ pub struct Authenticator {
 impl fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authenticator").field("issuer", &self.issuer).field("audience", &self.audience).finish()
+    }
+}
+
+/// The authenticator in use; a reload puts another in its place.
+#[derive(Debug)]
+pub struct Current(ArcSwap<Authenticator>);
+
+impl Current {
+    /// Begins with this one.
+    #[must_use]
+    pub fn new(authenticator: Authenticator) -> Arc<Current> {
+        Arc::new(Current(ArcSwap::from_pointee(authenticator)))
+    }
+
+    /// From now on another one. Who is connected stays so.
+    pub fn replace(&self, authenticator: Authenticator) {
+        self.0.store(Arc::new(authenticator));
+    }
+
+    /// The one in use now.
+    #[must_use]
+    pub fn get(&self) -> Arc<Authenticator> {
+        self.0.load_full()
+    }
+
+    /// The closure that shards call; it logs why a token was refused.
+    #[must_use]
+    pub fn verify(self: &Arc<Self>) -> Verify {
+        let this = Arc::clone(self);
+        Arc::new(move |token, unix_ms| {
+            let authenticator = this.0.load();
+            match authenticator.check(token, unix_ms) {
+                Ok(identity) => Some(identity),
+                Err(rejected) => {
+                    authenticator.log.note(rejected, unix_ms);
+                    None
+                }
+            }
+        })
     }
 }
 
@@ -110,6 +151,7 @@ impl Authenticator {
         validation.validate_aud = false;
         Authenticator {
             decoding: DecodingKey::from_secret(secret),
+            second: auth.second_secret.as_ref().map(|secret| DecodingKey::from_secret(secret.expose().as_bytes())),
             encoding: EncodingKey::from_secret(secret),
             validation,
             require_exp: auth.require_exp,
@@ -119,19 +161,6 @@ impl Authenticator {
             token_bytes_max: if token_bytes_max == 0 { usize::MAX } else { token_bytes_max as usize },
             log: RejectionLog::default(),
         }
-    }
-
-    /// The closure that shards call; it logs why a token was refused.
-    #[must_use]
-    pub fn verify(self: &Arc<Self>) -> Verify {
-        let this = Arc::clone(self);
-        Arc::new(move |token, unix_ms| match this.check(token, unix_ms) {
-            Ok(identity) => Some(identity),
-            Err(rejected) => {
-                this.log.note(rejected, unix_ms);
-                None
-            }
-        })
     }
 
     /// Who the bearer is.
@@ -146,14 +175,20 @@ impl Authenticator {
             return Err(Rejected::TooLong);
         }
         check_header(token)?;
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation)
-            .map_err(|error| rejected_by_decode(error.kind()))?
-            .claims;
+        let claims = match (self.claims(token, &self.decoding), &self.second) {
+            (Err(Rejected::Signature), Some(second)) => self.claims(token, second),
+            (claims, _) => claims,
+        }?;
         let expires_ms = self.check_times(&claims, unix_ms)?;
         self.check_parties(&claims)?;
         let user = user_of(claims.id, claims.sub, claims.username, claims.name)?;
         let grants = claims.rooms.map(|rooms| rooms.into_iter().map(grant_of).collect()).transpose()?;
         Ok(Identity { user, expires_ms, grants })
+    }
+
+    fn claims(&self, token: &str, key: &DecodingKey) -> Result<Claims, Rejected> {
+        let decoded = jsonwebtoken::decode::<Claims>(token, key, &self.validation);
+        decoded.map(|token| token.claims).map_err(|error| rejected_by_decode(error.kind()))
     }
 
     fn check_times(&self, claims: &Claims, unix_ms: u64) -> Result<Option<u64>, Rejected> {

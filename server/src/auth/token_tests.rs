@@ -162,9 +162,29 @@ fn a_minted_token_counts_until_it_expires() {
 
 #[test]
 fn the_closure_for_shards_says_yes_or_no() {
-    let verify = Arc::new(authenticator()).verify();
+    let current = Current::new(authenticator());
+    let verify = current.verify();
     assert!(verify(&signed(&good()), NOW_MS).is_some());
     assert!(verify("nonsense", NOW_MS).is_none() && verify("", NOW_MS).is_none());
+}
+
+#[test]
+fn while_the_secret_is_changed_two_count_and_then_the_new_one_alone() {
+    let new = Secret::new("the secret that comes after, long enough too".to_owned());
+    let current = Current::new(authenticator());
+    let verify = current.verify();
+    let old_token = signed(&good());
+    let alg = r#"{"alg":"HS256","typ":"JWT"}"#;
+    let new_token = signed_raw(alg, &good().to_string(), new.expose().as_bytes(), Algorithm::HS256);
+    let stranger = signed_raw(alg, &good().to_string(), b"a secret of somebody else's, just as long", Algorithm::HS256);
+    let count = || [&old_token, &new_token, &stranger].map(|token| verify(token, NOW_MS).is_some());
+    assert_eq!(count(), [true, false, false]);
+    let both = Auth { second_secret: Some(Secret::new(SECRET.to_owned())), ..Auth::default() };
+    current.replace(Authenticator::new(&new, &both, 8192));
+    assert_eq!(count(), [true, true, false]);
+    assert!(verify(&old_token, NOW_MS + 120_000).is_none(), "but it expires as ever");
+    current.replace(Authenticator::new(&new, &Auth::default(), 8192));
+    assert_eq!(count(), [false, true, false]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! clocks are read once. The local bus answers inline; its replies and events feed the state machine in the same turn.
 //! The Redis bus is sent what the turn asked at its end, and answers in a later one.
 
-use super::figures::{Busy, NodeFigures, Phase, ShardView, Vitals};
+use super::figures::{Busy, NodeFigures, Phase, ReloadFigures, ShardView, Vitals};
 use super::{Ask, Command};
 use crate::bus::redis::Told;
 use crate::bus::{Bus, BusFigures};
@@ -13,7 +13,8 @@ use crossbeam_channel::Receiver;
 use roomwire_engine::Now;
 use roomwire_engine::bridge::{Answer, Bridge, BridgeConfig, BridgeEffect, BridgeEvent};
 use roomwire_engine::bus::{BusEvent, BusRequest};
-use roomwire_engine::mesh::ToBridge;
+use roomwire_engine::mesh::{ToBridge, ToShard};
+use roomwire_engine::names::ShardId;
 use roomwire_shard::clock;
 use roomwire_shard::mesh::{BridgeMesh, Doorbell};
 use std::collections::HashMap;
@@ -71,6 +72,7 @@ pub(super) struct Driver {
     busy: Busy,
     /// `limits.connections_max`, for the figures.
     pub(super) connections_max: u32,
+    reloads: ReloadFigures,
     finished: bool,
     /// Kept between turns for their memory.
     inbox: Vec<ToBridge>,
@@ -138,6 +140,7 @@ impl Driver {
             busy_us_total: 0,
             busy: Busy::default(),
             connections_max: 0,
+            reloads: ReloadFigures::default(),
             finished: false,
             inbox: Vec::new(),
             store_events: Vec::new(),
@@ -285,6 +288,13 @@ impl Driver {
                 let heard = Instant::now();
                 self.shards.iter_mut().for_each(|shard| shard.heard = heard);
             }
+            Command::Reload(reload) => {
+                self.connections_max = reload.limits.connections_max;
+                for shard in (0..).map(ShardId).take(self.shards.len()) {
+                    self.mesh.send(shard, ToShard::Reload(Arc::clone(&reload)));
+                }
+            }
+            Command::Reloaded(figures) => self.reloads = figures,
             Command::Drain(window_ms) => {
                 self.phase = Phase::Draining;
                 self.decide(now, BridgeEvent::Drain { window_ms });
@@ -366,6 +376,7 @@ impl Driver {
             busy_us_total: self.busy_us_total,
             busy_ratio: self.busy.ratio,
             connections_max: self.connections_max,
+            reloads: self.reloads,
         }
     }
 

@@ -134,6 +134,16 @@ impl Vitals {
     }
 }
 
+/// How reloads of the configuration went.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs, reason = "each is a metric `roomwire_config_<name>`; docs/operations.md explains them")]
+pub struct ReloadFigures {
+    pub applied_total: u64,
+    pub refused_total: u64,
+    pub refused_now: bool,
+    pub restart_keys_now: u64,
+}
+
 /// Everything that the bridge thread knows, at one moment.
 #[derive(Clone, Debug)]
 pub struct NodeFigures {
@@ -161,6 +171,8 @@ pub struct NodeFigures {
     pub busy_ratio: f64,
     /// `limits.connections_max` as it is now; 0: none.
     pub connections_max: u32,
+    /// Of reloads.
+    pub reloads: ReloadFigures,
 }
 
 #[cfg(test)]

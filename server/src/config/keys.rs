@@ -8,6 +8,12 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use toml::Value;
 
+/// Keys and sections that a running node reads again at SIGHUP.
+const RELOADED: [&str; 7] =
+    ["allowed_origins", "auth", "drain.secs", "http.key", "http.ready_requires_backends", "limits", "log.level"];
+/// But not these of them: all nodes of a cluster agree on it, and rooms act by it.
+const NOT_RELOADED: [&str; 1] = ["limits.join_events_members_max"];
+
 /// What a key's value must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -43,6 +49,8 @@ pub struct Key {
     pub text: String,
     /// Its default; `None` where it is unset by default.
     pub default: Option<Value>,
+    /// Whether a running node takes a new value at SIGHUP.
+    pub reloaded: bool,
 }
 
 impl Key {
@@ -114,7 +122,13 @@ fn text_of(property: &Json) -> String {
 }
 
 fn key_of(path: &str, property: &Json, default: Option<&Value>) -> Key {
-    Key { path: path.to_owned(), kind: kind_of(property), text: text_of(property), default: default.cloned() }
+    let (kind, text) = (kind_of(property), text_of(property));
+    Key { path: path.to_owned(), kind, text, default: default.cloned(), reloaded: is_reloaded(path) }
+}
+
+fn is_reloaded(path: &str) -> bool {
+    let section = path.split('.').next().unwrap_or_default();
+    (RELOADED.contains(&path) || RELOADED.contains(&section)) && !NOT_RELOADED.contains(&path)
 }
 
 fn kind_of(property: &Json) -> Kind {
@@ -243,6 +257,17 @@ mod tests {
                 assert!(key.kind.accepts(default), "{} = {default}", key.path);
             }
         }
+    }
+
+    #[test]
+    fn what_is_reloaded_exists() {
+        for name in RELOADED.into_iter().chain(NOT_RELOADED) {
+            let is_key = find(name).is_some();
+            assert!(is_key || sections().iter().any(|section| section.name == name), "{name}");
+        }
+        let reloaded = |path: &str| find(path).is_some_and(|key| key.reloaded);
+        assert!(reloaded("auth.secret") && reloaded("limits.queue_ms_max") && reloaded("drain.secs"));
+        assert!(!reloaded("limits.join_events_members_max") && !reloaded("http.addr") && !reloaded("shards"));
     }
 
     #[test]

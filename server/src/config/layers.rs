@@ -132,6 +132,18 @@ impl Layers {
         }
     }
 
+    /// These, but for the keys that `keeps` names those of `other`.
+    #[must_use]
+    pub fn keeping(mut self, other: &Layers, keeps: impl Fn(&Key) -> bool) -> Layers {
+        for key in keys::keys().iter().filter(|key| keeps(key)) {
+            match other.entries.get(key.path.as_str()) {
+                Some(entry) => self.entries.insert(&key.path, entry.clone()),
+                None => self.entries.remove(key.path.as_str()),
+            };
+        }
+        self
+    }
+
     /// All values as one table.
     #[must_use]
     pub fn table(&self) -> toml::Table {

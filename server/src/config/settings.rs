@@ -233,6 +233,9 @@ fn check_secrets(config: &Config, wants_secret: bool, problems: &mut Problems) {
         )),
         Some(_) => {}
     }
+    if config.auth.second_secret.as_ref().is_some_and(|secret| secret.expose().len() < SECRET_BYTES_MIN) {
+        problems.0.push(format!("`auth.second_secret` needs {SECRET_BYTES_MIN} bytes or more, as `auth.secret` does"));
+    }
     if config.http.key.as_ref().is_some_and(|key| key.expose().len() < 16) {
         problems.0.push("`http.key` needs 16 bytes or more; make one with `openssl rand -hex 24`".to_owned());
     }

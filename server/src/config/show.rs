@@ -74,10 +74,12 @@ pub fn reference() -> String {
         if !section.name.is_empty() {
             let _ = write!(out, "\n{}\n", section.text);
         }
-        out.push_str("\n| key | expects | default | environment | |\n|---|---|---|---|---|\n");
+        out.push_str("\n| key | expects | default | environment | reload | |\n|---|---|---|---|---|---|\n");
         for key in keys_of(&section.name) {
             let default = key.default.as_ref().map_or("unset".to_owned(), |default| format!("`{default}`"));
-            let cells = [format!("`{}`", key.path), key.kind.to_string(), default, format!("`{}`", key.environment())];
+            let reload = if key.reloaded { "yes" } else { "" };
+            let environment = format!("`{}`", key.environment());
+            let cells = [format!("`{}`", key.path), key.kind.to_string(), default, environment, reload.to_owned()];
             let _ = writeln!(out, "| {} | {} |", cells.join(" | "), key.text.replace('|', "\\|"));
         }
     }
@@ -100,6 +102,9 @@ const REFERENCE_HEAD: &str = "\
 
 A list is written with commas in the environment and in `--set`. An unknown key or name is an error, never ignored; only the variables
 that Kubernetes makes for a service called `roomwire` (`ROOMWIRE_SERVICE_...`, `ROOMWIRE_PORT...`) are left alone.
+
+A running node reads the file again at SIGHUP (`systemctl reload roomwire`) and takes what stands under *reload* here; what else has changed it names in
+its log, for the next restart. If anything is wrong with the file, nothing changes. Environment and `--set` stay those of its start, and go before the file.
 
 - `roomwire check-config` says all that is wrong, and exits with 0 (fine) or 2.
 - `roomwire print-config` shows every effective value and where it came from, secrets hidden; `--json` for programs.

@@ -146,6 +146,8 @@ pub struct Auth {
     /// The HS256 secret that tokens are signed with, 32 bytes or more. Make one with `openssl rand -base64 48`. Best given in
     /// the environment; `JWT_SECRET` is honoured too.
     pub secret: Option<Secret>,
+    /// A second secret that counts as well: while the secret is changed, the old one or the next one.
+    pub second_secret: Option<Secret>,
     /// Whether a token must say when it expires.
     pub require_exp: bool,
     /// What a client with a bad token gets: `close` upgrades and closes with 1008, which a browser can read; `http` answers 401.
@@ -161,7 +163,15 @@ pub struct Auth {
 
 impl Default for Auth {
     fn default() -> Auth {
-        Auth { secret: None, require_exp: true, reject: Reject::Close, issuer: None, audience: None, leeway_secs: 30 }
+        Auth {
+            secret: None,
+            second_secret: None,
+            require_exp: true,
+            reject: Reject::Close,
+            issuer: None,
+            audience: None,
+            leeway_secs: 30,
+        }
     }
 }
 

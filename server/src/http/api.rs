@@ -66,7 +66,7 @@ pub(super) async fn publish_to_user(
 async fn publish_in(app: &App, room: RoomId, body: &[u8]) -> Result<Response, Problem> {
     // The clock of the whole node: the bridge's histogram begins here.
     let received_us = clock::now().mono_us;
-    let content_bytes_max = match app.config.content_bytes_max {
+    let content_bytes_max = match app.policy().content_bytes_max {
         0 => usize::MAX,
         bytes => bytes as usize,
     };

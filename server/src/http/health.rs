@@ -24,7 +24,7 @@ pub(super) async fn live(app: State<App>) -> Result<Response, Problem> {
 /// `GET /readyz`: whether new clients should come here.
 pub(super) async fn ready(app: State<App>) -> Result<Response, Problem> {
     let figures = figures(&app).await?;
-    let (ready, answer) = readiness(&figures, app.config.ready_requires_backends);
+    let (ready, answer) = readiness(&figures, app.policy().ready_requires_backends);
     Ok(json_answer(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &answer))
 }
 

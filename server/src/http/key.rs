@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 
 /// Lets a request pass that carries the key.
 pub(super) async fn require(State(app): State<App>, request: Request, next: Next) -> Response {
-    let Some(key) = &app.config.key else {
+    let Some(key) = app.policy().key.clone() else {
         return Problem::forbidden("this node has no http.key: set one, and send it as Authorization: Bearer <key>")
             .into_response();
     };

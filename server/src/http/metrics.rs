@@ -127,6 +127,7 @@ impl Collector for Scrape {
             .encode_family(&Labels(&labels))?
             .encode_gauge(&1i64)?;
         self.capacity(&mut writer)?;
+        self.reloads(&mut writer)?;
         self.connections(&mut writer)?;
         self.reasons(&mut writer)?;
         self.shards(&mut writer)?;
@@ -155,6 +156,17 @@ impl Scrape {
         let resources = self.capacity.resources().map(|(name, used)| (name.to_owned(), used));
         writer.gauges("capacity_resource_used_ratio", "The used part of each resource", "resource", resources)?;
         writer.gauge("connections_max", "limits.connections_max; 0: none", u64::from(self.figures.connections_max))
+    }
+
+    fn reloads(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let reloads = &self.figures.reloads;
+        let results = [("applied", reloads.applied_total), ("refused", reloads.refused_total)];
+        let series = results.into_iter().map(|(result, value)| (vec![("result", result)], value));
+        writer.counters("config_reloads", "Times that the configuration was read again", series)?;
+        let help = "1 while the file on disk is one that the last reload refused";
+        writer.gauge("config_reload_refused", help, u64::from(reloads.refused_now))?;
+        let help = "Keys that have changed on disk and wait for a restart";
+        writer.gauge("config_restart_keys", help, reloads.restart_keys_now)
     }
 
     fn connections(&self, writer: &mut Writer<'_>) -> fmt::Result {

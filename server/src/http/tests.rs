@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
-use super::{Dev, HttpConfig, serve};
-use crate::bridge::{Ask, NodeFigures, Phase, ShardView};
+use super::{Dev, HttpConfig, HttpPolicy, serve};
+use crate::bridge::{Ask, NodeFigures, Phase, ReloadFigures, ShardView};
 use crate::bus::BusFigures;
 use crate::store::{StoreFigures, StoreState};
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use roomwire_engine::bridge::{Answer, BridgeStats, Call};
 use roomwire_engine::mesh::HistoryAsk;
@@ -32,12 +33,16 @@ struct Node {
     stop: Option<oneshot::Sender<()>>,
 }
 
+fn with_policy(change: impl FnOnce(&mut HttpPolicy)) -> Arc<ArcSwap<HttpPolicy>> {
+    let mut policy = HttpPolicy { key: Some(Arc::from(KEY)), ready_requires_backends: false, content_bytes_max: 1_000 };
+    change(&mut policy);
+    Arc::new(ArcSwap::from_pointee(policy))
+}
+
 fn config() -> HttpConfig {
     HttpConfig {
         addr: SocketAddr::from(([127, 0, 0, 1], 0)),
-        key: Some(Arc::from(KEY)),
-        ready_requires_backends: false,
-        content_bytes_max: 1_000,
+        policy: with_policy(|_| {}),
         node: Arc::from("n1"),
         version: "1.2.3",
         dev: None,
@@ -81,6 +86,7 @@ pub(super) fn figures() -> NodeFigures {
         busy_us_total: 10,
         busy_ratio: 0.1,
         connections_max: 60,
+        reloads: ReloadFigures::default(),
     }
 }
 
@@ -305,7 +311,7 @@ fn without_the_key_nothing_under_v1_is_served_and_all_else_is() {
         assert_eq!(node.error("DELETE", "/v1/stats", "").await, (405, "method_not_allowed".to_owned()));
         assert_eq!(node.error("GET", "/dev/token?user=ada", "").await.0, 404, "only with --dev");
 
-        let keyless = Node::start(HttpConfig { key: None, ..config() });
+        let keyless = Node::start(HttpConfig { policy: with_policy(|policy| policy.key = None), ..config() });
         assert_eq!(keyless.error("GET", "/v1/stats", "").await, (403, "forbidden".to_owned()));
         assert_eq!(keyless.calls.lock().unwrap().len(), 0);
     });
@@ -315,7 +321,8 @@ fn without_the_key_nothing_under_v1_is_served_and_all_else_is() {
 fn ready_tells_starting_draining_stuck_and_degraded_apart() {
     test(async {
         let node = Node::start(config());
-        let strict = Node::start(HttpConfig { ready_requires_backends: true, ..config() });
+        let strict =
+            Node::start(HttpConfig { policy: with_policy(|policy| policy.ready_requires_backends = true), ..config() });
         let set = |change: &dyn Fn(&mut NodeFigures)| {
             for node in [&node, &strict] {
                 let mut fresh = figures();

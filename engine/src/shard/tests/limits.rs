@@ -1,10 +1,13 @@
 //! What a client may cost: rates, queues, rooms, connections; what crossing a limit does and counts.
 
 use super::world::{World, frame};
+use crate::limits::{Limits, Reload};
+use crate::mesh::ToShard;
 use crate::shard::Ended;
 use crate::stats::LIMIT_NAMES;
 use roomwire_wire::close::CloseCode;
 use roomwire_wire::frame::Opcode;
+use std::sync::Arc;
 
 fn crossed(world: &World, name: &str) -> u64 {
     let index = LIMIT_NAMES.iter().position(|known| *known == name).expect("a known limit");
@@ -284,4 +287,32 @@ fn zero_switches_a_limit_off() {
     world.wait(120_000);
     assert!(world.engines[0].is_open(world.clients[ann].id) && !world.clients[waiting].gone);
     assert_eq!(world.heard(ann), [""; 0]);
+}
+
+#[test]
+fn limits_of_a_reload_hold_at_once_and_nobody_is_closed_by_it() {
+    let mut world = World::with(1, |config| config.limits.join_events_members_max = 3);
+    let ann = world.connect(0, "ann");
+    world.say(ann, r#"{"type":"chat_message","roomId":"r","content":"long enough","clientId":"a"}"#);
+    assert!(world.heard(ann)[0].starts_with("ack a"));
+    assert!(!world.engines[0].wants_peers());
+    let limits = Limits {
+        content_bytes_max: 5,
+        connections_max: 1,
+        connections_per_address_max: 1,
+        messages_burst_max: 2,
+        ..Limits::default()
+    };
+    let reload = Reload { limits, allowed_origins: Arc::from([String::from("https://a")]), reject_by_http: true };
+    world.engines[0].mesh(world.now, ToShard::Reload(Arc::new(reload)));
+    assert!(world.engines[0].wants_peers());
+    world.say(ann, r#"{"type":"chat_message","roomId":"r","content":"long enough","clientId":"b"}"#);
+    assert_eq!(world.heard(ann), ["error too_large b"]);
+    assert_eq!(world.accept(0, None), None, "the one place is taken, by a connection of before");
+    for client_id in ["c", "d", "e"] {
+        world.say(ann, &format!(r#"{{"type":"chat_message","roomId":"r","content":"x","clientId":"{client_id}"}}"#));
+    }
+    assert!(world.heard(ann).contains(&"error rate_limited e".to_owned()));
+    world.wait(5_000);
+    assert!(!world.heard(ann).iter().any(|line| line.starts_with("close")));
 }
