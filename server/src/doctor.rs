@@ -2,13 +2,16 @@
 //!
 //! Called by the command line. It changes nothing, apart from a file in the data directory that it writes to measure
 //! fsync and removes again. What it looks at: [`machine`] (kernel, limits, ports, memory, clock), [`tuning`] (the kernel's
-//! settings, by the table of `roomwire-tuning`), [`disk`] (the data directory).
+//! settings, by the table of `roomwire-tuning`), [`disk`] (the data directory, where the store is embedded), [`backends`] (Redis and
+//! Cassandra, where the configuration names them).
 
+mod backends;
 mod disk;
 mod machine;
 mod tuning;
 
 use crate::config::Settings;
+use crate::config::types::StoreKind;
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -92,7 +95,10 @@ pub struct Report {
 pub fn examine(settings: &Settings, connections: u64) -> Report {
     let mut findings = machine::examine(settings, connections);
     findings.extend(tuning::examine(connections));
-    findings.extend(disk::examine(settings));
+    if settings.config.store.kind == StoreKind::Embedded {
+        findings.extend(disk::examine(settings));
+    }
+    findings.extend(backends::examine(settings));
     let worst = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Fine);
     Report { connections, worst, findings }
 }

@@ -85,6 +85,64 @@ fn doctor_finds_a_taken_port_and_a_low_descriptor_limit_and_names_the_cures() {
     assert!(!dir.0.join("roomwire-data").exists(), "it leaves nothing behind");
 }
 
+#[path = "support/redis.rs"]
+mod server;
+
+/// A report of the doctor: its exit status and its findings.
+fn doctor(dir: &TempDir, set: &[&str]) -> (i32, Vec<serde_json::Value>) {
+    let mut command = dir.roomwire(&["doctor", "--dev", "--json", "--connections", "1000"]);
+    for set in ["listen.addr=127.0.0.1:0", "http.addr=127.0.0.1:0"].iter().chain(set) {
+        command.args(["--set", set]);
+    }
+    let (status, stdout, stderr) = ended(&mut command);
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stderr}"));
+    (status, report["findings"].as_array().expect("a list").clone())
+}
+
+fn of<'f>(findings: &'f [serde_json::Value], name: &str) -> &'f serde_json::Value {
+    findings.iter().find(|finding| finding["name"] == name).unwrap_or_else(|| panic!("no {name} in {findings:?}"))
+}
+
+#[test]
+fn doctor_looks_at_redis_and_names_what_is_wrong_with_it() {
+    let dir = TempDir::new("doctor-redis");
+    let redis = server::RedisServer::start(&[]);
+    let url = format!("bus.redis.url=redis://127.0.0.1:{}", redis.port);
+    let (_, findings) = doctor(&dir, &["bus.kind=redis", &url]);
+    assert!(of(&findings, "redis")["found"].as_str().is_some_and(|found| found.contains("a round trip takes")));
+    assert_eq!(of(&findings, "redis memory")["verdict"], "fine");
+    assert_eq!(of(&findings, "redis clock")["verdict"], "fine");
+    let subscribers = of(&findings, "redis subscribers");
+    assert!(subscribers["cure"].as_str().is_some_and(|cure| cure.starts_with("redis-cli config set")), "{subscribers}");
+    let mut connection = redis.connect();
+    redis::cmd("CONFIG")
+        .arg("SET")
+        .arg("client-output-buffer-limit")
+        .arg("pubsub 64mb 32mb 60")
+        .exec(&mut connection)
+        .expect("set");
+    let (_, findings) = doctor(&dir, &["bus.kind=redis", &url]);
+    assert_eq!(of(&findings, "redis subscribers")["verdict"], "fine");
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg("allkeys-lru").exec(&mut connection).expect("set");
+    let (status, findings) = doctor(&dir, &["bus.kind=redis", &url]);
+    assert_eq!((status, &of(&findings, "redis")["verdict"]), (78, &serde_json::json!("fails")));
+    assert!(of(&findings, "redis")["found"].as_str().is_some_and(|found| found.contains("noeviction")));
+    redis.down();
+    let (status, findings) = doctor(&dir, &["bus.kind=redis", &url]);
+    assert_eq!((status, &of(&findings, "redis")["verdict"]), (78, &serde_json::json!("fails")));
+}
+
+#[test]
+fn doctor_finds_a_cluster_that_is_not_there_within_seconds() {
+    let dir = TempDir::new("doctor-cql");
+    let began = std::time::Instant::now();
+    let (status, findings) = doctor(&dir, &["store.kind=cql", "store.cql.nodes=127.0.0.1:1"]);
+    assert_eq!((status, &of(&findings, "cassandra")["verdict"]), (78, &serde_json::json!("fails")));
+    assert!(of(&findings, "cassandra")["found"].as_str().is_some_and(|found| found.contains("cannot be reached")));
+    assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(findings.iter().all(|finding| finding["name"] != "fsync"), "nothing is kept on this disk");
+}
+
 #[test]
 fn serve_without_a_secret_says_how_to_make_one() {
     let dir = TempDir::new("secretless");

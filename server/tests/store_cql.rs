@@ -302,3 +302,16 @@ fn a_message_keeps_a_thousand_readers_and_no_others_are_announced() {
     assert_eq!(store.receipt("lobby", 1, 1, "reader1000"), (true, false));
     assert_eq!(store.receipt("lobby", 1, 1, "reader7"), (true, false));
 }
+
+#[test]
+fn doctor_finds_the_keyspace_its_copies_and_how_far_it_is() {
+    let Some(directory) = cassandra::directory() else { return };
+    let _shared = shared();
+    let config = config(&directory);
+    let examined = roomwire::store::cql::examine::examine(&config).unwrap();
+    assert_eq!((examined.nodes, examined.copies), (1, Some(1)));
+    assert!(examined.reads.is_sorted() && !examined.reads.is_empty());
+    let elsewhere = CqlConfig { keyspace: "nothing_here".to_owned(), ..config };
+    let why = roomwire::store::cql::examine::examine(&elsewhere).unwrap_err();
+    assert!(why.contains("roomwire store migrate"), "{why}");
+}

@@ -13,6 +13,7 @@ mod cluster;
 pub mod commands;
 pub mod config;
 mod connect;
+pub mod examine;
 mod link;
 mod order;
 pub mod payload;

@@ -18,7 +18,7 @@ pub(super) fn examine(settings: &Settings, connections: u64) -> Vec<Finding> {
     let mut findings = vec![kernel(), io_uring(), descriptors(settings, connections), memlock(settings)];
     findings.push(port("listen.addr", settings.listen));
     findings.push(port("http.addr", settings.http));
-    findings.extend([backlog(settings), memory(connections), cores(settings), clock()]);
+    findings.extend([backlog(settings), memory(connections), conntrack(connections), cores(settings), clock()]);
     findings
 }
 
@@ -139,6 +139,29 @@ pub(super) fn memory_kib() -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// The kernel's table of connections, where it keeps one: a full one drops packets of whoever comes next.
+fn conntrack(connections: u64) -> Finding {
+    let number = |name: &str| sysctl(name).and_then(|text| text.parse::<u64>().ok());
+    let Some(most) = number("net.netfilter.nf_conntrack_max") else {
+        return Finding::fine("conntrack", "the kernel tracks no connections");
+    };
+    tracked(number("net.netfilter.nf_conntrack_count").unwrap_or(0), most, connections)
+}
+
+/// Entries of closed connections linger, so that it takes twice as many.
+fn tracked(now: u64, most: u64, connections: u64) -> Finding {
+    let found = format!("{now} of {most} connections are tracked now");
+    if most >= 2 * connections {
+        return Finding::fine("conntrack", found);
+    }
+    Finding::limits(
+        "conntrack",
+        found,
+        format!("connections to {}; over it packets are dropped", most / 2),
+        format!("roomwire-tuning apply --connections {connections}, or take the port out of it: --notrack PORT"),
+    )
+}
+
 fn cores(settings: &Settings) -> Finding {
     let (shards, cores) = (settings.shards, settings.cpus.len());
     if usize::from(shards) <= cores {
@@ -184,6 +207,14 @@ mod tests {
         assert!(finding.cure.contains(&format!("sport = {}", addr.port())), "{}", finding.cure);
         drop(taken);
         assert_eq!(port("listen.addr", addr).verdict, super::super::Verdict::Fine);
+    }
+
+    #[test]
+    fn a_full_table_of_connections_is_counted_in_connections() {
+        assert_eq!(tracked(10, 262_144, 100_000).verdict, super::super::Verdict::Fine);
+        let finding = tracked(10, 65_536, 100_000);
+        assert_eq!(finding.verdict, super::super::Verdict::Limits);
+        assert!(finding.limits.starts_with("connections to 32768"), "{}", finding.limits);
     }
 
     #[test]

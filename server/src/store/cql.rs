@@ -9,6 +9,7 @@
 //! Each request is answered within a bound, whatever the cluster does: a request beyond `queue_max`, or while the circuit
 //! is open, with `Failed` at once; one that takes too long with `Failed` then, which means *unknown outcome*.
 
+pub mod examine;
 mod link;
 mod meta;
 pub mod migrate;
