@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::agent;
+use crate::capacity;
 use crate::dialect::Dialect;
 use crate::plan::Pace;
 
@@ -27,8 +29,14 @@ pub(crate) enum Command {
     Suite(Suite),
     /// Print medians and ratios of reports written with --json
     Table(Files),
+    /// Make one report of several written with --json: page, pictures, CSV
+    Report(Merge),
     /// Compare two reports written with --json: what got better or worse beyond the noise. Exit status 1 if anything got worse
     Diff(Diff),
+    /// Hold connections for runs that other machines conduct with --agent
+    Agent(agent::Agent),
+    /// How many boxes, Redis shards and Cassandra nodes a load wants, from the costs that a suite has measured
+    Plan(capacity::Plan),
     /// Serve as `floor` wants it; started by it
     #[command(hide = true)]
     FloorServer { addr: SocketAddr },
@@ -120,6 +128,9 @@ pub(crate) struct Common {
     /// Processes that share the connections
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) workers: u32,
+    /// Let these load machines hold the connections and not this one: roomwire-bench agent listens there; --workers is then of each
+    #[arg(long, value_delimiter = ',', value_name = "ADDR", conflicts_with = "client_cpu")]
+    pub(crate) agent: Vec<SocketAddr>,
     /// Source addresses 127.0.0.1, 127.0.0.2, ... so that ports do not run out (loopback only; 0 lets the kernel choose)
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=250))]
     pub(crate) sources: u8,
@@ -144,6 +155,28 @@ pub(crate) struct Common {
     /// Count the server's system calls with `perf`; slows each of them, so read no CPU figures from such a run
     #[arg(long)]
     pub(crate) syscalls: bool,
+    #[command(flatten)]
+    pub(crate) outputs: Outputs,
+    /// What was measured, for `table` (default: the dialect)
+    #[arg(long)]
+    pub(crate) label: Option<String>,
+    /// Name of the scenario, for `table` (default: the run)
+    #[arg(long)]
+    pub(crate) scenario: Option<String>,
+    /// What the server is set to, in a few words for the report
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) config: Option<String>,
+    /// The run is invalid if the bench itself sent or read later than this in one of a hundred cases
+    #[arg(long, default_value_t = 20, value_name = "MS")]
+    pub(crate) lag_ms_max: u32,
+    /// The run is invalid if a worker used more than this share of a core, in percent
+    #[arg(long, default_value_t = 95, value_name = "PERCENT")]
+    pub(crate) cpu_percent_max: u32,
+}
+
+/// Where a report goes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Outputs {
     /// Write the report as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -156,18 +189,6 @@ pub(crate) struct Common {
     /// Write each picture as SVG into this folder
     #[arg(long, value_name = "FOLDER")]
     pub(crate) svg: Option<PathBuf>,
-    /// What was measured, for `table` (default: the dialect)
-    #[arg(long)]
-    pub(crate) label: Option<String>,
-    /// Name of the scenario, for `table` (default: the run)
-    #[arg(long)]
-    pub(crate) scenario: Option<String>,
-    /// The run is invalid if the bench itself sent or read later than this in one of a hundred cases
-    #[arg(long, default_value_t = 20, value_name = "MS")]
-    pub(crate) lag_ms_max: u32,
-    /// The run is invalid if a worker used more than this share of a core, in percent
-    #[arg(long, default_value_t = 95, value_name = "PERCENT")]
-    pub(crate) cpu_percent_max: u32,
 }
 
 /// What a room's name may hold, and no hyphen: the room's number comes after the last one.
@@ -194,9 +215,9 @@ impl Closed {
 /// How fast, how long, how much.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Load {
-    /// Messages a second, all publishers together
-    #[arg(long, default_value_t = 1_000.0)]
-    pub(crate) rate: f64,
+    /// Messages a second, all publishers together (default: 1000, in a mixed run 100)
+    #[arg(long)]
+    pub(crate) rate: Option<f64>,
     /// Bytes of one message's content
     #[arg(long, default_value_t = 128)]
     pub(crate) size: usize,
@@ -394,10 +415,10 @@ pub(crate) struct Mixed {
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
     /// `typing` a second, over all connections
-    #[arg(long, default_value_t = 100.0)]
+    #[arg(long, default_value_t = 50.0)]
     pub(crate) typing: f64,
     /// `read_receipt` a second, over all connections
-    #[arg(long, default_value_t = 100.0)]
+    #[arg(long, default_value_t = 50.0)]
     pub(crate) receipts: f64,
     /// Reconnects a second
     #[arg(long, default_value_t = 10.0)]
@@ -458,6 +479,15 @@ pub(crate) struct Compare {
 pub(crate) struct Suite {
     #[command(flatten)]
     pub(crate) common: Common,
+    /// Start a new server with an empty folder for each run, as this folder of bench/peers says, in place of --spawn or --pid
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["spawn", "pid"])]
+    pub(crate) peer: Option<PathBuf>,
+    /// Only these runs (default: all that the server can do)
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub(crate) only: Vec<String>,
+    /// Where the data of --peer goes; not into memory, which makes fsync free
+    #[arg(long, default_value = "target/bench", value_name = "FOLDER")]
+    pub(crate) out: PathBuf,
     /// How long all runs together may take, about
     #[arg(long, default_value_t = 15.0)]
     pub(crate) minutes: f64,
@@ -475,6 +505,15 @@ pub(crate) struct Diff {
     /// Medians that are nearer to each other than this count as the same
     #[arg(long, default_value_t = 3.0, value_name = "PERCENT")]
     pub(crate) noise_percent: f64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Merge {
+    /// Reports
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) outputs: Outputs,
 }
 
 #[derive(Clone, Debug, Args)]

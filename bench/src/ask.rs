@@ -27,6 +27,9 @@ const START_IN_NS: u64 = 300_000_000;
 /// Seconds of traffic that are not measured, unless the command line says otherwise.
 const WARM_UP_SECS: f64 = 2.0;
 
+/// Messages a second, unless the command line says otherwise.
+const RATE: f64 = 1_000.0;
+
 /// What one run asks.
 #[derive(Clone)]
 pub(crate) struct Ask<'a> {
@@ -71,7 +74,7 @@ impl<'a> Ask<'a> {
     /// The same with messages, as fast and as large as `load` says, for so many measured seconds.
     pub(crate) fn chatting(run: &'static str, common: &'a Common, rooms: Rooms, load: &Load, seconds: f64) -> Ask<'a> {
         Ask {
-            rate: load.rate,
+            rate: load.rate.unwrap_or(RATE),
             size: load.size,
             warm_up: load.warm_up.unwrap_or(WARM_UP_SECS),
             seconds,
@@ -109,6 +112,12 @@ impl<'a> Ask<'a> {
         }
     }
 
+    /// Here, or at all agents together.
+    fn workers(&self) -> u32 {
+        // At most 256 at each, and a command line holds only so many agents.
+        self.common.workers * (self.common.agent.len() as u32).max(1)
+    }
+
     fn plan(&self, connections: u32) -> Plan {
         let is_open = self.mode != Mode::Still && self.pace == Pace::Open;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -122,7 +131,7 @@ impl<'a> Ask<'a> {
             secret: self.common.secret.clone(),
             run_id: self.common.run_id.clone().unwrap_or_else(|| format!("{:x}", since.as_millis())),
             worker: 0,
-            workers: self.common.workers.min(connections),
+            workers: self.workers().min(connections),
             sources: if self.common.addr.iter().all(|addr| addr.ip().is_loopback()) { self.common.sources } else { 0 },
             connect_burst: self.common.connect_burst,
             rooms: self.rooms,
@@ -133,6 +142,7 @@ impl<'a> Ask<'a> {
             measure_from_ns: nanoseconds(self.warm_up),
             measure_to_ns: nanoseconds(self.warm_up + self.seconds),
             drain_ns: nanoseconds(self.drain),
+            clock_offset_ns: 0,
         }
     }
 
@@ -153,7 +163,7 @@ impl<'a> Ask<'a> {
             content_bytes: self.size,
             warm_up_secs: self.warm_up,
             measured_secs: self.seconds,
-            workers: self.common.workers,
+            workers: self.workers(),
             nodes: self.common.addr.len(),
             pace: self.pace,
         }
@@ -174,7 +184,7 @@ impl<'a> Ask<'a> {
         let environment = Environment::of(common);
         let sample = || server.map(Servers::sample).transpose();
         let before = sample()?;
-        let mut workers = Coordinator::start(&plan, common.client_cpu.as_deref())?;
+        let mut workers = Coordinator::start(&plan, common.client_cpu.as_deref(), &common.agent)?;
         workers.wait_ready()?;
         workers.run_until(now_ns() + nanoseconds(self.settle))?;
         let ready = sample()?;
@@ -188,6 +198,8 @@ impl<'a> Ask<'a> {
         let (to, backends_to) = (sample()?, backends::Sample::of(common)?);
         let syscalls = syscalls.map(Syscalls::per_second).transpose()?;
         let results = workers.results(plan.drain_ns)?;
+        let clock_error_ms = workers.clocks.error_ns(&common.secret)?.map(|ns| ns as f64 / 1e6);
+        drop(workers);
         let (load, times) = LoadFigures::merge(&results, self.seconds);
         let server = match (before, ready, from, to) {
             (Some(before), Some(ready), Some(from), Some(to)) => {
@@ -217,13 +229,18 @@ impl<'a> Ask<'a> {
                 .filter(|(what, _)| !own_field.contains(what))
                 .filter_map(|(what, latencies)| Some((*what, latencies.percentiles()?)))
                 .collect(),
-            curves: times.iter().filter(|_| is_open).map(|(what, latencies)| (*what, latencies.curve())).collect(),
+            curves: times
+                .iter()
+                .filter(|(what, _)| is_open && !matches!(what, Timed::SendLag | Timed::ReadLag))
+                .map(|(what, latencies)| (*what, latencies.curve()))
+                .collect(),
             load,
             beyond_knee: Vec::new(),
             server,
             drift: Drift::of(memory),
             backends: backends_from.zip(backends_to).map(|(from, to)| from.until(&to)),
             between_secs,
+            clock_error_ms,
         })
     }
 

@@ -40,8 +40,8 @@ const TIMES: &[&str] =
 pub(crate) struct Sample {
     /// The series of all nodes, added up by name and labels.
     series: BTreeMap<String, f64>,
-    /// Calls of each Redis command.
-    commands: BTreeMap<String, u64>,
+    /// Calls of each Redis command, and the microseconds that they took.
+    commands: BTreeMap<String, (u64, u64)>,
 }
 
 /// What the measured window made of it.
@@ -51,6 +51,9 @@ pub(crate) struct BackendFigures {
     pub(crate) counts: BTreeMap<String, u64>,
     /// Calls of each command that Redis counted, those inside of scripts included.
     pub(crate) redis: BTreeMap<String, u64>,
+    /// Microseconds that Redis spent in each, its sockets left aside; in `evalsha` those of what runs inside.
+    #[serde(default)]
+    pub(crate) redis_us: BTreeMap<String, u64>,
     /// The nodes' own times, by the bounds of their histograms.
     pub(crate) times: BTreeMap<String, Percentiles>,
 }
@@ -86,11 +89,15 @@ impl Sample {
             (count > 0.0).then(|| ((*name).to_owned(), count as u64))
         });
         let times = TIMES.iter().filter_map(|name| Some(((*name).to_owned(), self.times(later, name)?)));
-        let redis = later.commands.iter().filter_map(|(name, to)| {
-            let count = to.saturating_sub(self.commands.get(name).copied().unwrap_or(0));
-            (count > 0 && name != "info").then(|| (name.clone(), count))
-        });
-        BackendFigures { counts: counts.collect(), times: times.collect(), redis: redis.collect() }
+        let (mut redis, mut redis_us) = (BTreeMap::new(), BTreeMap::new());
+        for (name, (calls_to, us_to)) in later.commands.iter().filter(|(name, _)| *name != "info") {
+            let (calls, us) = self.commands.get(name).copied().unwrap_or_default();
+            if *calls_to > calls {
+                redis.insert(name.clone(), calls_to - calls);
+                redis_us.insert(name.clone(), us_to.saturating_sub(us));
+            }
+        }
+        BackendFigures { counts: counts.collect(), times: times.collect(), redis, redis_us }
     }
 
     fn times(&self, later: &Sample, name: &str) -> Option<Percentiles> {
@@ -149,7 +156,10 @@ impl BackendFigures {
                 format!("P50 {:.2}  P95 {:.2}  P99 {:.2} ms ({} times)", at.p50_ms, at.p95_ms, at.p99_ms, at.count);
             (format!("nodes: {name}, by bounds"), row)
         }));
-        rows.extend(self.redis.iter().map(|(name, count)| (format!("redis: {name}"), counted(*count))));
+        rows.extend(self.redis.iter().map(|(name, count)| {
+            let us = self.redis_us.get(name).map_or(0.0, |us| *us as f64 / *count as f64);
+            (format!("redis: {name}"), format!("{}, {us:.1} us each", counted(*count)))
+        }));
         rows
     }
 }
@@ -197,11 +207,13 @@ fn command_stats(addr: SocketAddr) -> Result<String> {
     Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
-/// Calls by command, from lines like `cmdstat_evalsha:calls=5,usec=60,...`.
-fn commands(stats: &str) -> BTreeMap<String, u64> {
+/// Calls and microseconds by command, from lines like `cmdstat_evalsha:calls=5,usec=60,...`.
+fn commands(stats: &str) -> BTreeMap<String, (u64, u64)> {
     let command = |line: &str| {
         let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
-        Some((name.to_owned(), rest.split(',').next()?.parse().ok()?))
+        let (calls, rest) = rest.split_once(",usec=")?;
+        let us = rest.split([',', '\r']).next()?;
+        Some((name.to_owned(), (calls.parse().ok()?, us.parse().ok()?)))
     };
     stats.lines().filter_map(command).collect()
 }
@@ -233,13 +245,14 @@ mod tests {
             sample(FIRST, "cmdstat_evalsha:calls=50,usec=1,usec_per_call=0.02\r\ncmdstat_info:calls=1,usec=9\r\n");
         let later = sample(
             LATER,
-            "cmdstat_evalsha:calls=350,usec=1\r\ncmdstat_client|list:calls=4\r\ncmdstat_info:calls=2\r\n",
+            "cmdstat_evalsha:calls=350,usec=601\r\ncmdstat_client|list:calls=4,usec=0\r\ncmdstat_info:calls=2,usec=9\r\n",
         );
         let figures = first.until(&later);
         assert_eq!(figures.counts, [("bridge_published".to_owned(), 200), ("bus_commands".to_owned(), 400)].into());
         assert_eq!(figures.redis, [("client|list".to_owned(), 4), ("evalsha".to_owned(), 300)].into());
         let rows = figures.rows();
-        assert!(rows.contains(&("redis: evalsha".into(), "300 (1.500 per message)".into())), "{rows:?}");
+        assert_eq!(figures.redis_us["evalsha"], 600);
+        assert!(rows.contains(&("redis: evalsha".into(), "300 (1.500 per message), 2.0 us each".into())), "{rows:?}");
     }
 
     #[test]
@@ -269,8 +282,8 @@ mod tests {
     fn nodes_and_redis_are_asked_over_sockets_and_a_refusal_is_told() {
         assert_eq!(scrape(serve(b"HTTP/1.0 200 OK\r\n\r\na 1\n")).expect("an answer"), "a 1\n");
         assert!(scrape(serve(b"HTTP/1.0 503 Service Unavailable\r\n\r\n")).is_err());
-        let stats = command_stats(serve(b"$22\r\ncmdstat_get:calls=3,a=\r\n")).expect("an answer");
-        assert_eq!(commands(&stats), [("get".to_owned(), 3)].into());
+        let stats = command_stats(serve(b"$27\r\ncmdstat_get:calls=3,usec=7,\r\n")).expect("an answer");
+        assert_eq!(commands(&stats), [("get".to_owned(), (3, 7))].into());
         let refused = command_stats(serve(b"-NOAUTH Authentication required.\r\n"));
         assert!(refused.is_err_and(|error| error.to_string().contains("NOAUTH")));
     }

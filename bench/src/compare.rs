@@ -20,6 +20,7 @@ const WORK: &[(&str, &str)] = &[
     ("storm", "storm --rooms 200 --members 20 --rate 200 --seconds {seconds}"),
     ("echo", "echo --connections 2000 --rate 5000 --seconds {seconds}"),
     ("idle", "idle --connections {connections} --hold {seconds}"),
+    ("rates", "latency --from 500 --to 16000 --refine 0 --no-closed-loop --seconds {seconds}"),
 ];
 /// Descriptors of a process that are no connections.
 const DESCRIPTORS_KEPT: u64 = 1_500;
@@ -37,10 +38,9 @@ pub(crate) fn run(compare: &Compare) -> Result<bool> {
     let work = chosen(&compare.work)?;
     let connections = connections_within(compare.connections)?;
     let peers = ready(Peer::all(&compare.peers, &compare.only)?)?;
-    fs::create_dir_all(&compare.out).with_context(|| format!("cannot make {}", compare.out.display()))?;
-    let out = compare.out.canonicalize().context("the folder of reports has gone")?;
+    let out = out_folder(&compare.out)?;
     let mut common = compare.common.clone();
-    common.json.get_or_insert_with(|| out.join("compare.json"));
+    common.outputs.json.get_or_insert_with(|| out.join("compare.json"));
     let (mut reports, mut failures) = (Vec::new(), 0);
     for (name, line) in work {
         let line = line.replace("{seconds}", &compare.seconds.to_string());
@@ -48,7 +48,7 @@ pub(crate) fn run(compare: &Compare) -> Result<bool> {
         for round in 1..=common.rounds {
             for peer in peers.iter().filter(|peer| peer.can(name)) {
                 println!("\n== {name}, round {round} of {}, {}", common.rounds, peer.name);
-                match once(peer, name, &run, compare, &out) {
+                match once(peer, name, &run, &common, compare.port, &out) {
                     Ok(made) => reports.extend(made),
                     Err(error) => {
                         println!("{}: {error:#}", peer.name);
@@ -56,7 +56,7 @@ pub(crate) fn run(compare: &Compare) -> Result<bool> {
                     }
                 }
                 // Each time: who stops it halfway keeps what there is.
-                runs::write(&reports, &common)?;
+                runs::write(&reports, &common.outputs)?;
             }
         }
     }
@@ -112,23 +112,30 @@ pub(crate) fn parse(line: &str) -> Result<Run> {
     Ok(Line::try_parse_from(words).with_context(|| format!("a line of ours is wrong: {line}"))?.run)
 }
 
-/// One run with a server that is new and has an empty folder.
-fn once(peer: &Peer, work: &str, run: &Run, compare: &Compare, out: &Path) -> Result<Vec<Report>> {
+/// The folder that data and reports go to, made if it is not there, by its full path: servers change theirs.
+pub(crate) fn out_folder(out: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    out.canonicalize().context("the folder of reports has gone")
+}
+
+/// One run with a server that is new and has an empty folder, printed.
+pub(crate) fn once(peer: &Peer, work: &str, run: &Run, common: &Common, port: u16, out: &Path) -> Result<Vec<Report>> {
     let data = Data::new(out)?;
     let mut run = run.clone();
     let echoes = matches!(run, Run::Echo(_));
     *run.common_mut() = Common {
-        addr: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, compare.port))],
+        addr: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))],
         path: None,
         dialect: peer.dialect(),
         pid: Vec::new(),
-        spawn: vec![peer.command(compare.port, &data.0, echoes)],
-        server_cpu: compare.common.server_cpu.clone().or_else(|| Some("0".into())),
-        client_cpu: compare.common.client_cpu.clone().or_else(|| Some("1".into())),
+        spawn: vec![peer.command(port, &data.0, echoes)],
+        server_cpu: common.server_cpu.clone().or_else(|| Some("0".into())),
+        client_cpu: common.client_cpu.clone().or_else(|| Some("1".into())),
         rounds: 1,
         label: Some(peer.name.clone()),
         scenario: Some(work.to_owned()),
-        ..compare.common.clone()
+        config: common.config.clone().or_else(|| Some(peer.config().to_owned())),
+        ..common.clone()
     };
     let reports = runs::measure(&run)?;
     reports.iter().for_each(Report::print);

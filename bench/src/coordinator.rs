@@ -1,14 +1,16 @@
 //! The workers as seen by the process that started them: their plans, their news, the line that says how far they are.
 //! `runs` drives it.
 
-use std::io::{self, BufReader, IsTerminal as _, Write as _};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::io::{self, BufRead, BufReader, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::agent::{self, Clocks, RemoteWorker};
 use crate::control::{FromWorker, Go, Progress, WorkerResult};
 use crate::plan::Plan;
 use crate::sys::now_ns;
@@ -24,21 +26,34 @@ pub(crate) struct Coordinator {
     progress: Vec<Progress>,
     shows_progress: bool,
     shown_ns: u64,
+    pub(crate) clocks: Clocks,
 }
 
 struct Worker {
-    process: Child,
-    stdin: ChildStdin,
+    link: Link,
     is_ready: bool,
     result: Option<WorkerResult>,
 }
 
+/// Where a worker is. Dropping it ends the worker.
+enum Link {
+    Here { process: Child, stdin: ChildStdin },
+    There(RemoteWorker),
+}
+
 impl Coordinator {
-    /// Starts `plan.workers` workers, pinned to the cores `cpus` if given.
-    pub(crate) fn start(plan: &Plan, cpus: Option<&str>) -> Result<Coordinator> {
+    /// Starts `plan.workers` workers: here, pinned to the cores `cpus` if given, or in turn at `agents`, if there are any.
+    pub(crate) fn start(plan: &Plan, cpus: Option<&str>, agents: &[SocketAddr]) -> Result<Coordinator> {
         let (sender, news) = channel();
+        let mut clocks = Clocks::default();
         let workers = (0..plan.workers)
-            .map(|worker| Worker::start(&Plan { worker, ..plan.clone() }, cpus, sender.clone()))
+            .map(|worker| {
+                let plan = Plan { worker, ..plan.clone() };
+                match agents.get(worker as usize % agents.len().max(1)) {
+                    Some(agent) => Worker::start_there(&plan, *agent, &mut clocks, sender.clone()),
+                    None => Worker::start_here(&plan, cpus, sender.clone()),
+                }
+            })
             .collect::<Result<Vec<_>>>()?;
         Ok(Coordinator {
             progress: vec![Progress::default(); workers.len()],
@@ -47,6 +62,7 @@ impl Coordinator {
             phase: "opening",
             shows_progress: io::stderr().is_terminal(),
             shown_ns: 0,
+            clocks,
         })
     }
 
@@ -63,7 +79,7 @@ impl Coordinator {
         self.phase = "running";
         let line = serde_json::to_string(&Go { start_ns })? + "\n";
         for worker in &mut self.workers {
-            worker.stdin.write_all(line.as_bytes()).context("a worker has gone")?;
+            worker.link.write(line.as_bytes()).context("a worker has gone")?;
         }
         Ok(())
     }
@@ -80,7 +96,7 @@ impl Coordinator {
     }
 
     /// Waits for all results.
-    pub(crate) fn results(mut self, drain_ns: u64) -> Result<Vec<WorkerResult>> {
+    pub(crate) fn results(&mut self, drain_ns: u64) -> Result<Vec<WorkerResult>> {
         self.phase = "draining";
         let deadline = now_ns() + drain_ns + RESULT_NS;
         while self.workers.iter().any(|worker| worker.result.is_none()) {
@@ -142,41 +158,55 @@ impl Coordinator {
     }
 }
 
-impl Drop for Coordinator {
+impl Link {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Link::Here { stdin, .. } => stdin.write_all(bytes),
+            Link::There(remote) => remote.stream.write_all(bytes),
+        }
+    }
+}
+
+impl Drop for Link {
     fn drop(&mut self) {
-        for worker in &mut self.workers {
-            let _ = worker.process.kill();
-            let _ = worker.process.wait();
+        if let Link::Here { process, .. } = self {
+            let _ = process.kill();
+            let _ = process.wait();
         }
     }
 }
 
 impl Worker {
-    fn start(plan: &Plan, cpus: Option<&str>, sender: Sender<(usize, Option<FromWorker>)>) -> Result<Worker> {
-        let own = std::env::current_exe().context("cannot find this program")?;
-        let mut command = match cpus {
-            Some(cpus) => {
-                let mut taskset = Command::new("taskset");
-                taskset.args(["-c", cpus]).arg(own);
-                taskset
-            }
-            None => Command::new(own),
-        };
-        command.arg("worker").env_remove("JWT_SECRET").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = command.spawn().context("cannot start a worker")?;
-        let (Some(mut stdin), Some(stdout)) = (process.stdin.take(), process.stdout.take()) else {
-            bail!("a worker without pipes");
-        };
-        let line = serde_json::to_string(plan)? + "\n";
-        stdin.write_all(line.as_bytes()).context("a worker ended at once")?;
+    fn start_here(plan: &Plan, cpus: Option<&str>, sender: Sender<(usize, Option<FromWorker>)>) -> Result<Worker> {
+        let (process, stdin, stdout) = agent::start_worker(plan, cpus)?;
+        Ok(Worker::new(Link::Here { process, stdin }, plan, BufReader::new(stdout), sender))
+    }
+
+    fn start_there(
+        plan: &Plan,
+        agent: SocketAddr,
+        clocks: &mut Clocks,
+        sender: Sender<(usize, Option<FromWorker>)>,
+    ) -> Result<Worker> {
+        let mut remote = RemoteWorker::start(agent, plan, clocks)?;
+        let reader = remote.reader.take().context("read already")?;
+        Ok(Worker::new(Link::There(remote), plan, reader, sender))
+    }
+
+    fn new(
+        link: Link,
+        plan: &Plan,
+        reader: impl BufRead + Send + 'static,
+        sender: Sender<(usize, Option<FromWorker>)>,
+    ) -> Worker {
         let index = plan.worker as usize;
-        thread::spawn(move || forward(index, BufReader::new(stdout), &sender));
-        Ok(Worker { process, stdin, is_ready: false, result: None })
+        thread::spawn(move || forward(index, reader, &sender));
+        Worker { link, is_ready: false, result: None }
     }
 }
 
 /// Hands on a worker's lines, and `None` at their end.
-fn forward(worker: usize, lines: impl io::BufRead, sender: &Sender<(usize, Option<FromWorker>)>) {
+fn forward(worker: usize, lines: impl BufRead, sender: &Sender<(usize, Option<FromWorker>)>) {
     for line in lines.lines() {
         let Ok(line) = line else { break };
         let news = serde_json::from_str(&line).unwrap_or_else(|error| FromWorker::Failed(format!("{error}: {line}")));

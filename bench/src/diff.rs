@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::args::Diff;
 use crate::book;
 use crate::report::Report;
-use crate::statistics::{Difference, RUNS_MIN, compare, median};
+use crate::statistics::{Difference, RUNS_MIN, chance_of_apart, compare, median};
 
 /// A figure of a report, and whether more of it is better.
 struct Figure {
@@ -64,7 +64,7 @@ fn compared(first: &[Report], second: &[Report], noise_percent: f64) -> (String,
             keys.push(key(report));
         }
     }
-    let (mut worse, mut compared) = (0, 0);
+    let (mut worse, mut better, mut compared, mut by_chance) = (0, 0, 0, 0.0);
     for key_of_both in &keys {
         let runs = |reports: &[Report]| -> Vec<Report> {
             reports.iter().filter(|report| key(report) == *key_of_both && report.is_good()).cloned().collect()
@@ -78,36 +78,68 @@ fn compared(first: &[Report], second: &[Report], noise_percent: f64) -> (String,
         for figure in FIGURES {
             let values =
                 |reports: &[Report]| reports.iter().filter_map(|report| (figure.of)(report)).collect::<Vec<_>>();
-            let Some((line, is_worse)) = row(figure, &values(&from), &values(&to), noise_percent) else { continue };
+            let (from, to) = (values(&from), values(&to));
+            let Some((line, verdict)) = row(figure, &from, &to, noise_percent) else { continue };
             let _ = writeln!(out, "  {line}");
-            worse += usize::from(is_worse);
+            worse += usize::from(verdict == Verdict::Worse);
+            better += usize::from(verdict == Verdict::Better);
             compared += 1;
+            by_chance += chance_of_apart(from.len(), to.len());
         }
     }
-    let verdict = match (compared, worse) {
-        (0, _) => "nothing could be compared".to_owned(),
-        (_, 0) => "no figure is proven worse".to_owned(),
-        (_, worse) => format!("{worse} figures are worse"),
+    let verdict = match (compared, worse, better) {
+        (0, _, _) => "nothing could be compared".to_owned(),
+        (_, 0, 0) => "no figure differs beyond the noise".to_owned(),
+        (_, 0, better) => format!("{better} figures are better, none is worse"),
+        (_, worse, better) => format!("{worse} figures are worse, {better} better"),
     };
     let _ = writeln!(out, "verdict: {verdict}");
+    if worse + better > 0 {
+        // Figures of one run move together, so this is the right size and no more.
+        let _ = writeln!(
+            out,
+            "of {compared} figures chance alone would set about {by_chance:.1} apart: more runs, fewer of these"
+        );
+    }
     (out, compared > 0 && worse == 0)
 }
 
-fn row(figure: &Figure, from: &[f64], to: &[f64], noise_percent: f64) -> Option<(String, bool)> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Better,
+    Worse,
+    Neither,
+}
+
+fn row(figure: &Figure, from: &[f64], to: &[f64], noise_percent: f64) -> Option<(String, Verdict)> {
     let difference = compare(from, to, noise_percent)?;
     let (old, new) = (median(from)?, median(to)?);
     let change = if old == 0.0 { String::new() } else { format!(" ({:+.1} %)", 100.0 * (new - old) / old) };
-    let (verdict, is_worse) = match difference {
-        Difference::Same => (format!("same, within {noise_percent} %"), false),
-        Difference::Overlap => ("unproven: the runs overlap".into(), false),
-        Difference::TooFew => (format!("unproven: fewer than {RUNS_MIN} runs on a side"), false),
+    let (words, verdict) = match difference {
+        Difference::Same => (format!("same, within {noise_percent} %"), Verdict::Neither),
+        Difference::Overlap => ("unproven: the runs overlap".into(), Verdict::Neither),
+        Difference::TooFew => (format!("unproven: fewer than {RUNS_MIN} runs on a side"), Verdict::Neither),
         Difference::Lower(chance) | Difference::Higher(chance) => {
             let is_better = matches!(difference, Difference::Higher(_)) == figure.more_is_better;
-            let word = if is_better { "better" } else { "WORSE" };
-            (format!("{word} (by chance: {:.1} %)", chance * 100.0), !is_better)
+            let (word, verdict) = if is_better { ("better", Verdict::Better) } else { ("WORSE", Verdict::Worse) };
+            (format!("{word} (by chance: {:.1} %)", chance * 100.0), verdict)
         }
     };
-    Some((format!("{:<32} {old:.3} -> {new:.3}{change}: {verdict}", figure.name), is_worse))
+    let (spread_from, spread_to) = (spread_percent(from), spread_percent(to));
+    Some((
+        format!("{:<32} {old:.3} (±{spread_from:.0} %) -> {new:.3} (±{spread_to:.0} %){change}: {words}", figure.name),
+        verdict,
+    ))
+}
+
+/// Half of what lies between the lowest and the highest, in percent of the median: how much a figure scatters by itself.
+fn spread_percent(values: &[f64]) -> f64 {
+    let (low, high) =
+        values.iter().fold((f64::INFINITY, 0.0_f64), |(low, high), value| (low.min(*value), high.max(*value)));
+    match median(values) {
+        Some(middle) if middle > 0.0 => 50.0 * (high - low) / middle,
+        _ => 0.0,
+    }
 }
 
 /// What makes the two sides strangers to each other: then their figures say little of the code.
@@ -145,12 +177,18 @@ mod tests {
         assert!(!is_fine && text.contains("WORSE (by chance: 10.0 %)"), "{text}");
         let (text, is_fine) = compared(&runs([6.0, 6.1, 6.2]), &runs([5.0, 5.1, 4.9]), 3.0);
         assert!(is_fine && text.contains("better") && text.contains("(-18.0 %)"), "{text}");
+        assert!(
+            text.contains("6.100 (±2 %) -> 5.000 (±2 %)") && text.contains("1 figures are better, none is worse"),
+            "{text}"
+        );
+        assert!(text.contains("of 8 figures chance alone would set about 0.8 apart"), "{text}");
     }
 
     #[test]
     fn one_run_on_each_side_proves_nothing_however_far_apart() {
         let (text, is_fine) = compared(&runs([5.0; 3])[..1], &runs([9.0; 3])[..1], 3.0);
         assert!(is_fine && text.contains("unproven: fewer than 3 runs"), "{text}");
+        assert!(text.contains("no figure differs beyond the noise"), "{text}");
     }
 
     #[test]

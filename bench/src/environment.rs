@@ -6,6 +6,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 
 use crate::args::Common;
+use crate::nameless::Nameless;
 
 /// See the module. What cannot be found out is empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,7 +32,10 @@ pub(crate) struct Environment {
     pub(crate) memory_kib: u64,
     pub(crate) server_cpus: Option<String>,
     pub(crate) client_cpus: Option<String>,
-    /// Without the secret.
+    /// What the server is set to, in words: by `--config`, or a peer's own.
+    #[serde(default)]
+    pub(crate) server_config: String,
+    /// Without the secret, and without names of this machine.
     pub(crate) command_line: Vec<String>,
 }
 
@@ -56,7 +60,8 @@ impl Environment {
             memory_kib: memory_kib(&read("/proc/meminfo")),
             server_cpus: common.server_cpu.clone(),
             client_cpus: common.client_cpu.clone(),
-            command_line: without_secret(std::env::args(), &common.secret),
+            server_config: common.config.clone().unwrap_or_default(),
+            command_line: command_line(&common.secret),
         }
     }
 }
@@ -122,6 +127,16 @@ fn read(path: &str) -> String {
 fn commit() -> String {
     let described = Command::new("git").args(["describe", "--always", "--dirty"]).output();
     described.map_or(String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// This program's command line as others may see it and type it.
+fn command_line(secret: &str) -> Vec<String> {
+    let nameless = Nameless::here();
+    let mut arguments = without_secret(std::env::args(), secret);
+    if let Some(program) = arguments.first_mut() {
+        *program = env!("CARGO_PKG_NAME").into();
+    }
+    arguments.iter().map(|argument| nameless.text(argument)).collect()
 }
 
 fn without_secret(arguments: impl Iterator<Item = String>, secret: &str) -> Vec<String> {

@@ -37,7 +37,8 @@ impl Latencies {
         let steps = self.0.iter_quantiles(2);
         let mut curve: Vec<(f64, f64)> = Vec::new();
         for step in steps {
-            let ms = step.value_iterated_to() as f64 / 1e6;
+            // To the microsecond: three digits are kept, the rest is how numbers are stored.
+            let ms = (step.value_iterated_to() as f64 / 1e3).round() / 1e3;
             // The last quantiles all stand at the highest value: one is enough.
             if curve.last().is_none_or(|(_, last)| *last < ms) {
                 curve.push((step.quantile(), ms));

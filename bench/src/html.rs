@@ -4,8 +4,9 @@
 use std::fmt::Write as _;
 
 use crate::charts::Chart;
-use crate::environment::Environment;
 use crate::report::Report;
+use crate::statistics::in_order;
+use crate::table::medians;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}\
 table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{border-bottom:1px solid #ddd;padding:.2rem .8rem .2rem 0;\
@@ -25,15 +26,20 @@ pub(crate) fn page(reports: &[Report], charts: &[Chart]) -> String {
         ("bad", format!("{failures} of {} runs are invalid or void", reports.len()))
     };
     let _ = writeln!(out, "<p class=\"{class}\">{verdict}</p>");
+    out.push_str("<h2>Medians</h2>\n<table>\n");
+    for (at, row) in medians(reports).iter().enumerate() {
+        let cell = if at == 0 { "th" } else { "td" };
+        let cells: String = row.iter().map(|text| format!("<{cell}>{}</{cell}>", escaped(text))).collect();
+        let _ = writeln!(out, "<tr>{cells}</tr>");
+    }
+    out.push_str("</table>\n");
     for chart in charts {
         let _ = writeln!(out, "<figure id=\"{}\">{}</figure>", chart.name, chart.svg);
     }
     for report in reports {
         run(&mut out, report);
     }
-    if let Some(report) = reports.first() {
-        environment(&mut out, &report.environment);
-    }
+    environments(&mut out, reports);
     out.push_str("</body></html>\n");
     out
 }
@@ -55,12 +61,26 @@ fn run(out: &mut String, report: &Report) {
     }
 }
 
-fn environment(out: &mut String, environment: &Environment) {
+/// Where the runs were made. Servers have settings of their own; of several commands each stands once.
+fn environments(out: &mut String, reports: &[Report]) {
+    let Some(first) = reports.first() else { return };
     out.push_str("<h2>Environment</h2>\n<table>\n");
-    for (name, value) in environment.rows() {
+    for (name, value) in first.environment.rows() {
         let _ = writeln!(out, "<tr><td>{name}</td><td>{}</td></tr>", escaped(&value));
     }
-    let _ = writeln!(out, "</table>\n<h2>To repeat it</h2>\n<pre>{}</pre>", escaped(&environment.command()));
+    let settings = |report: &Report| format!("{}: {}", report.label, report.environment.server_config);
+    for server in each_once(reports.iter().filter(|one| !one.environment.server_config.is_empty()).map(settings)) {
+        let _ = writeln!(out, "<tr><td>server</td><td>{}</td></tr>", escaped(&server));
+    }
+    out.push_str("</table>\n<h2>To repeat it</h2>\n");
+    for command in each_once(reports.iter().map(|report| report.environment.command())) {
+        let _ = writeln!(out, "<pre>{}</pre>", escaped(&command));
+    }
+}
+
+fn each_once(texts: impl Iterator<Item = String>) -> Vec<String> {
+    let texts: Vec<String> = texts.collect();
+    in_order(texts.iter().map(String::as_str)).into_iter().map(str::to_owned).collect()
 }
 
 fn escaped(text: &str) -> String {
@@ -81,6 +101,7 @@ mod tests {
         let reports = [one];
         let page = page(&reports, &charts::of(&reports).expect("draws"));
         assert!(page.contains("<svg") && page.contains("P99 10.00") && page.contains("1 runs valid"), "{page}");
+        assert!(page.contains("<td>fanout</td><td>CPU per arrival, us</td><td>2.00</td>"), "{page}");
         assert!(
             page.contains("roomwire-bench fanout --spawn &#39;a b&#39;") || page.contains("--spawn 'a b'"),
             "{page}"

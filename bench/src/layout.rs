@@ -128,6 +128,7 @@ pub(crate) mod tests {
             measure_from_ns: 0,
             measure_to_ns: u64::MAX,
             drain_ns: 0,
+            clock_offset_ns: 0,
         }
     }
 

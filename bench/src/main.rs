@@ -4,14 +4,17 @@
 //! `coordinator` (one process that starts workers and watches the server), `worker` (the processes that hold the
 //! connections), `agenda` (what they do when), `swarm` (their event loop), `observer` (what they make of what comes),
 //! `ledger` (nothing lost, doubled or out of order), `load` (the verdict), `report` (what is printed and written); `compare`
-//! and `suite` make many runs.
+//! and `suite` make many runs, `capacity` plans with what they cost;
+//! `agent` lends a run the workers of other machines.
 //! What it never does: know anything of the server but the wire protocol and its pid.
 
 mod agenda;
+mod agent;
 mod args;
 mod ask;
 mod backends;
 mod book;
+mod capacity;
 mod charts;
 mod compare;
 mod control;
@@ -26,6 +29,7 @@ mod html;
 mod layout;
 mod ledger;
 mod load;
+mod nameless;
 mod observer;
 mod own_use;
 mod payload;
@@ -62,6 +66,9 @@ fn main() -> ExitCode {
         Command::FloorServer { addr } => floor::serve(addr),
         Command::Diff(files) => diff::run(&files),
         Command::Table(files) => table::run(&files),
+        Command::Agent(agent) => agent::run(&agent),
+        Command::Plan(plan) => capacity::run(&plan),
+        Command::Report(merge) => runs::merge(&merge),
         Command::Worker => worker::run().map(|()| true),
     };
     match outcome {

@@ -30,6 +30,8 @@ struct Facts {
     dialect: Dialect,
     /// The names of what it can do.
     work: Vec<String>,
+    /// How it is set, in words for the report.
+    config: String,
 }
 
 impl Peer {
@@ -45,6 +47,12 @@ impl Peer {
         names.iter().map(|name| Peer::read(folder, name)).collect()
     }
 
+    /// The one whose folder this is.
+    pub(crate) fn at(folder: &Path) -> Result<Peer> {
+        let name = folder.file_name().with_context(|| format!("{} names no peer", folder.display()))?;
+        Peer::read(folder.parent().unwrap_or(Path::new("")), &name.to_string_lossy())
+    }
+
     fn read(folder: &Path, name: &str) -> Result<Peer> {
         let folder = folder.join(name);
         let path = folder.join("peer.json");
@@ -55,6 +63,10 @@ impl Peer {
 
     pub(crate) fn dialect(&self) -> Dialect {
         self.facts.dialect
+    }
+
+    pub(crate) fn config(&self) -> &str {
+        &self.facts.config
     }
 
     pub(crate) fn can(&self, work: &str) -> bool {
@@ -93,7 +105,8 @@ mod tests {
         for name in names {
             let peer = folder.join(name);
             fs::create_dir_all(&peer).expect("writable");
-            fs::write(peer.join("peer.json"), r#"{"dialect":"plain","work":["idle"]}"#).expect("writable");
+            fs::write(peer.join("peer.json"), r#"{"dialect":"plain","work":["idle"],"config":"plain"}"#)
+                .expect("writable");
             fs::write(peer.join("setup"), setup).expect("writable");
             fs::set_permissions(peer.join("setup"), fs::Permissions::from_mode(0o755)).expect("ours");
         }

@@ -96,6 +96,8 @@ pub(crate) struct Plan {
     pub(crate) measure_to_ns: u64,
     /// How long to wait for what is under way after the end of the window.
     pub(crate) drain_ns: u64,
+    /// To be added to the worker's clock, so that all of them have one time.
+    pub(crate) clock_offset_ns: i64,
 }
 
 impl Plan {

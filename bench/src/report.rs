@@ -51,6 +51,9 @@ pub(crate) struct Report {
     /// How long the command of `--between` took.
     #[serde(default)]
     pub(crate) between_secs: Option<f64>,
+    /// By how much times from one load machine to another may be wrong.
+    #[serde(default)]
+    pub(crate) clock_error_ms: Option<f64>,
 }
 
 /// What was asked.
@@ -191,6 +194,9 @@ impl Report {
             ));
             rows.push(("ledger: deliveries", ledger_row(load.deliveries)));
         }
+        if let Some(ms) = self.clock_error_ms {
+            rows.push(("clocks of the agents agree within", format!("{ms:.3} ms")));
+        }
         if let Some(seconds) = self.between_secs {
             rows.push(("the command between", format!("{seconds:.2} s")));
         }
@@ -321,6 +327,7 @@ pub(crate) mod tests {
             drift: None,
             backends: None,
             between_secs: None,
+            clock_error_ms: None,
         }
     }
 

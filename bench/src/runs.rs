@@ -11,9 +11,9 @@ pub(crate) mod mixed;
 pub(crate) mod soak;
 pub(crate) mod storm;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use crate::args::{Common, Run};
+use crate::args::{Merge, Outputs, Run};
 use crate::ask::Ask;
 use crate::report::Report;
 use crate::{book, charts, html};
@@ -24,7 +24,7 @@ pub(crate) fn run(run: &Run) -> Result<bool> {
     for report in &reports {
         report.print();
     }
-    write(&reports, run.common())?;
+    write(&reports, &run.common().outputs)?;
     let sustains_nothing = reports.first().is_some_and(|lowest| !lowest.beyond_knee.is_empty());
     Ok(!sustains_nothing && !reports.iter().any(Report::is_failure))
 }
@@ -50,20 +50,32 @@ fn rounds(ask: &Ask<'_>) -> Result<Vec<Report>> {
     (0..ask.common.rounds).map(|_| ask.run()).collect()
 }
 
+/// Makes one report of several files, and says whether all of it is good.
+pub(crate) fn merge(merge: &Merge) -> Result<bool> {
+    let Outputs { json, csv, html, svg } = &merge.outputs;
+    if json.is_none() && csv.is_none() && html.is_none() && svg.is_none() {
+        bail!("say what to make: --json, --csv, --html or --svg");
+    }
+    let reports = merge.files.iter().map(|path| book::read_json(path)).collect::<Result<Vec<_>>>()?.concat();
+    write(&reports, &merge.outputs)?;
+    Ok(!reports.iter().any(Report::is_failure))
+}
+
 /// Writes the reports where asked.
-pub(crate) fn write(reports: &[Report], common: &Common) -> Result<()> {
-    if let Some(path) = &common.json {
+pub(crate) fn write(reports: &[Report], outputs: &Outputs) -> Result<()> {
+    let Outputs { json, csv, html, svg } = outputs;
+    if let Some(path) = json {
         book::write_json(reports, path)?;
     }
-    if let Some(path) = &common.csv {
+    if let Some(path) = csv {
         book::write(path, &book::csv(reports))?;
     }
-    if common.html.is_some() || common.svg.is_some() {
+    if html.is_some() || svg.is_some() {
         let charts = charts::of(reports)?;
-        if let Some(path) = &common.html {
+        if let Some(path) = html {
             book::write(path, &html::page(reports, &charts))?;
         }
-        if let Some(folder) = &common.svg {
+        if let Some(folder) = svg {
             for chart in &charts {
                 book::write(&folder.join(format!("{}.svg", chart.name)), &chart.svg)?;
             }

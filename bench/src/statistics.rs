@@ -10,6 +10,17 @@ pub(crate) fn median(values: &[f64]) -> Option<f64> {
     Some(lower.midpoint(upper))
 }
 
+/// Each name once, in the order in which they first appear.
+pub(crate) fn in_order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut seen = Vec::new();
+    for name in names {
+        if !seen.contains(&name) {
+            seen.push(name);
+        }
+    }
+    seen
+}
+
 /// Slope and height at zero of the straight line with the least squares; `None` where the points give none.
 pub(crate) fn line(points: &[(f64, f64)]) -> Option<(f64, f64)> {
     let count = points.len() as f64;
@@ -52,8 +63,7 @@ pub(crate) fn compare(first: &[f64], second: &[f64], noise_percent: f64) -> Opti
     }
     let lowest = |values: &[f64]| values.iter().copied().fold(f64::INFINITY, f64::min);
     let highest = |values: &[f64]| values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    // Of all ways to deal the values into two hands of these sizes, two are sorted apart: one each way.
-    let by_chance = 2.0 / choose(first.len() + second.len(), first.len());
+    let by_chance = chance_of_apart(first.len(), second.len());
     Some(if highest(second) < lowest(first) {
         Difference::Lower(by_chance)
     } else if lowest(second) > highest(first) {
@@ -61,6 +71,12 @@ pub(crate) fn compare(first: &[f64], second: &[f64], noise_percent: f64) -> Opti
     } else {
         Difference::Overlap
     })
+}
+
+/// How likely two hands of so many runs of the same thing lie apart: of all ways to deal the values, two are sorted, one
+/// each way. Too few never count as apart.
+pub(crate) fn chance_of_apart(first: usize, second: usize) -> f64 {
+    if first < RUNS_MIN || second < RUNS_MIN { 0.0 } else { 2.0 / choose(first + second, first) }
 }
 
 /// How many ways there are to choose `few` of `all`.
@@ -110,6 +126,11 @@ mod tests {
             called += usize::from(matches!(difference, Some(Difference::Lower(_) | Difference::Higher(_))));
         }
         assert!(called <= 20, "{called} of 1000, about 8 expected");
+    }
+
+    #[test]
+    fn names_keep_their_first_order() {
+        assert_eq!(in_order(["b", "a", "b", "c"].into_iter()), ["b", "a", "c"]);
     }
 
     #[test]

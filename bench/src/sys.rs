@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 /// Events taken from the kernel at once.
@@ -114,9 +115,17 @@ pub(crate) fn choose_port_at_connect(socket: BorrowedFd<'_>) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// CLOCK_MONOTONIC in nanoseconds: the same in every process of this host.
+/// What [`shift_clock`] adds.
+static SHIFT_NS: AtomicI64 = AtomicI64::new(0);
+
+/// CLOCK_MONOTONIC in nanoseconds: the same in every process of this host, and in every process of a run.
 pub(crate) fn now_ns() -> u64 {
-    clock_ns(libc::CLOCK_MONOTONIC)
+    clock_ns(libc::CLOCK_MONOTONIC).saturating_add_signed(SHIFT_NS.load(Ordering::Relaxed))
+}
+
+/// Makes this process' time that of the machine that conducts the run.
+pub(crate) fn shift_clock(by_ns: i64) {
+    SHIFT_NS.store(by_ns, Ordering::Relaxed);
 }
 
 /// The CPU time that this process has used, in nanoseconds.

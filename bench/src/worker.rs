@@ -20,7 +20,7 @@ use crate::payload::{self, Position, Stamp};
 use crate::plan::{Mode, Move, Pace, Plan};
 use crate::schedule::Planned;
 use crate::swarm::{Sent, Swarm, Target};
-use crate::sys::now_ns;
+use crate::sys::{self, now_ns};
 use crate::timed::{Counted, Timed};
 use crate::token::Mint;
 
@@ -34,6 +34,7 @@ const ACTS_PER_TURN_MAX: usize = 64;
 /// Runs the worker of the plan on stdin.
 pub(crate) fn run() -> Result<()> {
     let plan: Plan = read_line().context("no plan on stdin: this command is started by the others")?;
+    sys::shift_clock(plan.clock_offset_ns);
     let mut worker = Worker::new(plan)?;
     let outcome = worker.work();
     match &outcome {

@@ -2,8 +2,9 @@
 //! fail proves nothing. The server here speaks the plain dialect on real sockets, one thread for each connection.
 
 use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -87,6 +88,32 @@ fn fanout_over(nodes: &[SocketAddr], workers: u32) -> (Output, Value) {
     run(nodes, workers, &["fanout", "--rooms", "2", "--members", "3", "--rate", "100"])
 }
 
+/// An agent process on this machine, which ends with the test.
+struct Agent {
+    process: Child,
+    addr: String,
+}
+
+impl Agent {
+    fn start(secret: &str) -> Agent {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_roomwire-bench"));
+        command.args(["agent", "--listen", "127.0.0.1:0", "--secret", secret]).stderr(Stdio::piped());
+        let mut process = command.spawn().expect("the bench runs");
+        let mut line = String::new();
+        let mut stderr = BufReader::new(process.stderr.take().expect("piped"));
+        stderr.read_line(&mut line).expect("it says where it listens");
+        let addr = line.trim().strip_prefix("listening on ").expect("it says where it listens").to_owned();
+        Agent { process, addr }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 fn run(nodes: &[SocketAddr], workers: u32, arguments: &[&str]) -> (Output, Value) {
     let json = std::env::temp_dir().join(format!("roomwire-bench-{}-{}.json", std::process::id(), nodes[0].port()));
     let addrs = nodes.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
@@ -163,6 +190,56 @@ fn the_floor_is_a_run_like_any_other() {
 }
 
 #[test]
+fn agents_hold_the_connections_and_their_ledgers_add_up() {
+    let agents = [Agent::start("a secret of the test"), Agent::start("a secret of the test")];
+    let named = agents.iter().map(|agent| agent.addr.as_str()).collect::<Vec<_>>().join(",");
+    let arguments = ["fanout", "--rooms", "2", "--members", "3", "--rate", "100", "--agent", &named];
+    let (_, report) = run(&[server(|_| 1)], 2, &arguments);
+    assert_eq!(report["void"], json!([]), "{report}");
+    assert_eq!((&report["load"]["deliveries"]["arrived"], &report["shape"]["workers"]), (&json!(120), &json!(4)));
+    // One machine has one clock.
+    assert!(report["clock_error_ms"].as_f64().is_some_and(|ms| ms < 50.0), "{report}");
+    let (_, report) = run(&[server(|count| usize::from(count != 60))], 1, &arguments);
+    assert!(report["void"][0].as_str().is_some_and(|reason| reason.contains("1 of 120 lost")), "{report}");
+}
+
+#[test]
+fn an_agent_with_another_secret_or_none_at_all_is_an_error_and_not_a_figure() {
+    let said = |agent: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_roomwire-bench"))
+            .args(["idle", "-n", "3", "--secret", "x", "--addr", &server(|_| 1).to_string(), "--agent", agent])
+            .output()
+            .expect("the bench runs");
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let stranger = Agent::start("y");
+    let refused = said(&stranger.addr);
+    assert!(refused.contains(&stranger.addr) && refused.contains("JWT_SECRET"), "{refused}");
+    let gone = stranger.addr.clone();
+    drop(stranger);
+    assert!(said(&gone).contains(&gone), "{}", said(&gone));
+}
+
+#[test]
+fn an_agent_that_dies_ends_the_run() {
+    let agent = Agent::start("a secret of the test");
+    let killed = agent.process.id();
+    let started = Command::new(env!("CARGO_BIN_EXE_roomwire-bench"))
+        .args(["idle", "-n", "3", "--dialect", "plain", "--secret", "a secret of the test", "--hold", "60"])
+        .args(["--addr", &server(|_| 1).to_string(), "--agent", &agent.addr])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the bench runs");
+    thread::sleep(std::time::Duration::from_secs(2));
+    let killed = Command::new("kill").args(["-9", &killed.to_string()]).status().expect("kill runs");
+    assert!(killed.success());
+    let output = started.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("ended without a result"), "{said}");
+}
+
+#[test]
 fn a_server_that_loses_one_delivery_is_found_out() {
     let (output, report) = fanout(server(|count| usize::from(count != 60)), 2);
     assert!(!output.status.success());
@@ -188,4 +265,44 @@ fn nobody_there_is_an_error_and_not_a_figure() {
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("Connection refused"), "{said}");
+}
+
+#[test]
+fn a_report_names_neither_this_machine_nor_its_folders() {
+    let here = std::env::current_dir().expect("a working folder");
+    let data = std::env::temp_dir().join("roomwire-bench-nameless");
+    let config = format!("in {} with {}", here.display(), data.display());
+    let (_, report) = run(&[server(|_| 1)], 1, &["fanout", "--rooms", "1", "--members", "2", "--label", &config]);
+    let command = report["environment"]["command_line"].to_string();
+    for name in [here.display().to_string(), std::env::temp_dir().join("").display().to_string()] {
+        assert!(!command.contains(&name), "{name} in {command}");
+    }
+    assert!(command.starts_with(r#"["roomwire-bench","fanout""#), "{command}");
+}
+
+/// What is committed under docs/benchmarks.
+#[test]
+fn committed_reports_can_be_read_and_name_no_machine() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks");
+    let mut folders = vec![folder];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            for name in
+                ["/home/", "/root/", "/tmp/", "/usr/", "/Users/", "/mnt/", "/opt/", "/var/", env!("CARGO_MANIFEST_DIR")]
+            {
+                assert!(!text.contains(name), "{} names a path: {name}", path.display());
+            }
+            if path.extension().is_some_and(|ending| ending == "json") {
+                let output = Command::new(env!("CARGO_BIN_EXE_roomwire-bench")).arg("table").arg(&path).output();
+                let output = output.expect("the bench runs");
+                assert!(String::from_utf8_lossy(&output.stdout).starts_with("| scenario |"), "{}", path.display());
+            }
+        }
+    }
 }
