@@ -87,7 +87,7 @@ tree() { (cd "$root" && find . -type f -not -path './var/*' -exec md5sum {} + | 
   run tune apply
   [[ $output == *"somaxconn"* ]]
   # As if the machine had died right after a value was saved and before it was written.
-  printf 'net.ipv4.tcp_slow_start_after_idle\t/proc/sys/net/ipv4/tcp_slow_start_after_idle\t1\n' >>"$root/var/lib/roomwire/tuning/saved.tsv"
+  printf 'net.ipv4.tcp_slow_start_after_idle\t/proc/sys/net/ipv4/tcp_slow_start_after_idle\t1\n' >>"$root/var/lib/roomwire-tuning/saved.tsv"
   run tune rollback
   [ "$status" -eq 0 ]
   [ "$(now net/ipv4/tcp_slow_start_after_idle)" = 1 ]

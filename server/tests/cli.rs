@@ -294,7 +294,15 @@ fn man_pages_completions_and_examples_are_written() {
     }
     let page = std::fs::read_to_string(dir.0.join("out/roomwire-serve.1")).expect("a man page");
     assert!(page.contains("loopback only"));
-    for name in ["roomwire.1", "roomwire.bash", "_roomwire", "roomwire.fish", "configuration.md", "roomwire.toml"] {
+    for name in [
+        "roomwire.1",
+        "roomwire.toml.5",
+        "roomwire.bash",
+        "_roomwire",
+        "roomwire.fish",
+        "configuration.md",
+        "roomwire.toml",
+    ] {
         assert!(dir.0.join("out").join(name).exists(), "{name}");
     }
 }

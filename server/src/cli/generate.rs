@@ -16,7 +16,7 @@ pub(super) struct GenerateArgs {
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum What {
-    /// Man pages, section 1
+    /// Man pages: the commands (section 1), the configuration file (section 5)
     Man,
     /// Completions for bash, zsh, fish, elvish and powershell
     Completions,
@@ -34,7 +34,10 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
 fn write(what: What, dir: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(dir)?;
     match what {
-        What::Man => clap_mangen::generate_to(Cli::command(), dir),
+        What::Man => {
+            clap_mangen::generate_to(Cli::command(), dir)?;
+            std::fs::write(dir.join("roomwire.toml.5"), show::manual())
+        }
         What::Completions => {
             for shell in Shell::value_variants() {
                 clap_complete::generate_to(*shell, &mut Cli::command(), "roomwire", dir)?;

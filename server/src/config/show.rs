@@ -1,4 +1,4 @@
-//! The configuration as text: effective values with their origins, the example file, the reference page.
+//! The configuration as text: effective values with their origins, the example file, the reference page, the man page.
 
 use super::keys::{self, Key, Kind};
 use super::settings::Settings;
@@ -120,6 +120,56 @@ its log, for the next restart. If anything is wrong with the file, nothing chang
 | 78 | `serve` | the configuration is wrong, or kernel or data directory do not give what is needed; trying again does not help |
 ";
 
+/// The man page roomwire.toml(5).
+#[must_use]
+pub fn manual() -> String {
+    let mut out = String::from(MANUAL_HEAD);
+    for section in keys::sections() {
+        let title = if section.name.is_empty() { section.text.clone() } else { format!("[{}]", section.name) };
+        let _ = writeln!(out, ".SH {}", roff(&title));
+        if !section.name.is_empty() {
+            let _ = writeln!(out, "{}", roff(&section.text));
+        }
+        for key in keys_of(&section.name) {
+            let default = key.default.as_ref().map_or("unset".to_owned(), Value::to_string);
+            let expects = roff(&format!("{}; default {default}; {}", key.kind, key.environment()));
+            let _ = writeln!(out, ".TP\n.B {}\n{expects}.\n.br\n{}", roff(&key.path), roff(&key.text));
+        }
+    }
+    out.push_str(MANUAL_FOOT);
+    out
+}
+
+const MANUAL_HEAD: &str = "\
+.TH roomwire.toml 5
+.SH NAME
+roomwire.toml \\- configuration of roomwire(1)
+.SH DESCRIPTION
+A TOML file, named with \\-\\-config FILE or ROOMWIRE_CONFIG. A value comes from the first of these that has it: the flag
+\\-\\-set key=value, the environment variable of the key, this file, the default. Unknown keys are errors. 0 as a limit means no limit.
+.PP
+roomwire check\\-config says all that is wrong, roomwire print\\-config shows every effective value and where it came from.
+";
+
+const MANUAL_FOOT: &str = "\
+.SH FILES
+.TP
+.B /etc/roomwire/roomwire.toml
+what roomwire.service reads
+.TP
+.B /etc/roomwire/roomwire.env
+secrets as environment variables, JWT_SECRET and others; root and the group roomwire may read it
+.SH SEE ALSO
+.BR roomwire (1),
+.BR roomwire\\-tuning (8)
+";
+
+/// Text as roff takes it: no line of ours begins with a request, hyphens are hyphens, backslashes are kept.
+fn roff(text: &str) -> String {
+    let text = text.replace('\\', "\\\\").replace('-', "\\-");
+    if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
+}
+
 fn keys_of(section: &str) -> impl Iterator<Item = &'static Key> {
     keys::keys().iter().filter(move |key| key.path.rsplit_once('.').map_or("", |(section, _)| section) == section)
 }
@@ -169,6 +219,19 @@ mod tests {
         assert!(text.parse::<toml::Table>().is_ok(), "it is TOML again");
         let json: Json = serde_json::from_str(&effective_json(&settings())).expect("JSON");
         assert_eq!(json["drain.secs"], json!({ "value": 7, "origin": "--set" }));
+    }
+
+    #[test]
+    fn the_man_page_has_every_key_and_no_stray_request() {
+        let text = manual();
+        for key in keys::keys() {
+            assert!(text.contains(&format!("\n.B {}\n", roff(&key.path))), "{}", key.path);
+        }
+        let requests = [".TH ", ".SH ", ".TP", ".B ", ".BR ", ".br", ".PP"];
+        for line in text.lines().filter(|line| line.starts_with(['.', '\''])) {
+            assert!(requests.iter().any(|request| line.starts_with(request)), "{line}");
+        }
+        assert_eq!(roff(".a-b\\"), "\\&.a\\-b\\\\");
     }
 
     #[test]

@@ -126,13 +126,26 @@ pub enum OpenError {
         error: String,
     },
     /// The file system said no.
-    #[error("data directory {}: {error}", path.display())]
+    #[error("data directory {}: {error}{}", path.display(), cure(error))]
     Io {
         /// Where.
         path: PathBuf,
         /// What.
         error: std::io::Error,
     },
+}
+
+/// What to do about it, where that can be said.
+fn cure(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            ": make room there, or set data.dir to another disk"
+        }
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            ": the user that the node runs as has to own it and be allowed to write there"
+        }
+        _ => "",
+    }
 }
 
 /// A request on its way, with its time of arrival.

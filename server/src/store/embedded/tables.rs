@@ -151,9 +151,20 @@ impl DataDir {
     fn database_error(&self, error: fjall::Error) -> OpenError {
         match error {
             fjall::Error::Io(error) => self.io(error),
-            other => OpenError::Damaged { path: self.database_path(), error: format!("{other:?}") },
+            other => match file_system_error(&other) {
+                Some(error) => self.io(error),
+                None => OpenError::Damaged { path: self.database_path(), error: format!("{other:?}") },
+            },
         }
     }
+}
+
+/// What the file system said below the database's own words: a full disk is no damage.
+fn file_system_error(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
+    let code = std::iter::successors(Some(error), |error| error.source())
+        .find_map(|error| error.downcast_ref::<io::Error>())?
+        .raw_os_error()?;
+    Some(io::Error::from_raw_os_error(code))
 }
 
 fn claim_lock(directory: &Path) -> Result<File, OpenError> {
@@ -220,4 +231,23 @@ fn free_bytes(path: &Path) -> io::Result<u64> {
     // SAFETY: statvfs returned 0, so it has filled `answer`.
     let answer = unsafe { answer.assume_init() };
     Ok(answer.f_bavail.saturating_mul(answer.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_no_damage_however_deep_it_is_said() {
+        let full = || io::Error::from_raw_os_error(libc::ENOSPC);
+        let deep = fjall::Error::Storage(fjall::LsmError::Io(full()));
+        assert_eq!(file_system_error(&deep).and_then(|error| error.raw_os_error()), Some(libc::ENOSPC));
+        let text = OpenError::Io { path: PathBuf::from("/data"), error: full() }.to_string();
+        assert!(text.starts_with("data directory /data: No space left on device"), "{text}");
+        assert!(text.ends_with("make room there, or set data.dir to another disk"), "{text}");
+
+        // What is missing at the end of a file is damage.
+        let short = fjall::Error::Storage(fjall::LsmError::Io(io::ErrorKind::UnexpectedEof.into()));
+        assert!(file_system_error(&short).is_none() && file_system_error(&fjall::Error::Unrecoverable).is_none());
+    }
 }
