@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod limits;
 pub mod mesh;
 pub mod names;
+pub mod network;
 pub mod shard;
 pub mod stats;
 pub mod store;

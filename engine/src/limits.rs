@@ -1,5 +1,6 @@
 //! Every limit that an operator may set, and the relations between them. 0 means no limit.
 
+use crate::network::Network;
 use std::sync::Arc;
 
 /// Limits, with FACTS' production defaults. Each name is the key `limits.<name>` of the configuration.
@@ -94,6 +95,9 @@ pub struct EngineConfig {
     pub allowed_origins: Arc<[String]>,
     /// Refuse a bad token with 401 in place of upgrade and close 1008.
     pub reject_by_http: bool,
+    /// Balancers that must say who their client is, by the PROXY protocol (version 2), before its first byte. `None`: clients
+    /// come by themselves.
+    pub proxies: Option<Arc<[Network]>>,
     /// Seeds everything that is random in an engine: spread of pings and drains, keys of hash maps.
     pub seed: u64,
 }

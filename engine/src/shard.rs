@@ -256,7 +256,7 @@ impl Engine {
     /// Whether [`Engine::accepted`] wants to know the peer's address.
     #[must_use]
     pub fn wants_peers(&self) -> bool {
-        self.config.limits.connections_per_address_max != 0
+        self.config.limits.connections_per_address_max != 0 || self.config.proxies.is_some()
     }
 
     /// A socket was accepted. `None` when the node is full or the address has too many: send [`Engine::refusal`] if it
@@ -270,6 +270,16 @@ impl Engine {
             self.counters.handshakes_refused_total += 1;
             return None;
         }
+        // Whoever may not speak for others may not be taken for one of them.
+        let peer = match &self.config.proxies {
+            None => peer,
+            Some(proxies) if peer.is_some_and(|peer| proxies.iter().any(|network| network.contains(peer))) => None,
+            Some(_) => {
+                self.counters.proxies_refused_total += 1;
+                self.counters.handshakes_refused_total += 1;
+                return None;
+            }
+        };
         if let Err(limit) = self.peers.admit(self.connections.len(), peer) {
             self.counters.limit_crossed(limit);
             self.counters.handshakes_refused_total += 1;

@@ -34,6 +34,7 @@ pub struct Counters {
     pub connects_total: u64,
     pub upgrades_total: u64,
     pub handshakes_refused_total: u64,
+    pub proxies_refused_total: u64,
     pub auth_failures_total: u64,
     pub messages_received_total: u64,
     pub bytes_received_total: u64,

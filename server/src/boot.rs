@@ -188,6 +188,7 @@ fn engine_config(settings: &Settings, echo: bool) -> Result<EngineConfig, Failur
         echo,
         allowed_origins: config.allowed_origins.0.clone().into(),
         reject_by_http: rejects_by_http(settings),
+        proxies: settings.proxies.clone(),
         seed: random()?,
     })
 }

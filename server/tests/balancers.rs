@@ -2,6 +2,8 @@
 //! nobody is stuck.
 
 use serde_json::{Value as Json, json};
+use socket2::{Domain, Socket, Type};
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -288,4 +290,54 @@ fn nginx_with_ip_hash_loses_nobody_with_the_node_that_had_them_all() {
 #[test]
 fn nginx_without_stickiness_loses_nobody() {
     survive("nginx", |dir, nodes| Balancer::nginx(dir, nodes, false), &[], true);
+}
+
+#[test]
+fn haproxy_says_who_its_clients_are_and_nobody_is_stuck() {
+    let sample = "haproxy-proxy-protocol.cfg";
+    survive("haproxy-tcp", |dir, nodes| Balancer::haproxy(dir, sample, nodes), &["listen.proxy_protocol=true"], true);
+}
+
+/// A connection from this address of the loopback network: the status of its upgrade, and the socket.
+fn upgrade_from(address: [u8; 4], to: SocketAddr) -> (u16, Socket) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((address, 0)).into()).expect("a loopback address");
+    socket.connect(&to.into()).expect("it listens");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let head = format!(
+        "GET /?token={} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        token("ann")
+    );
+    let mut stream = &socket;
+    stream.write_all(head.as_bytes()).expect("sent");
+    let mut answer = [0; 12];
+    let status =
+        stream.read_exact(&mut answer).map_or(0, |()| String::from_utf8_lossy(&answer[9..]).parse().unwrap_or(0));
+    (status, socket)
+}
+
+#[test]
+fn with_the_proxy_protocol_limits_count_clients_and_strangers_are_dropped() {
+    let dir = TempDir::new("balancer-proxy");
+    let more = ["listen.proxy_protocol=true", "listen.proxy_from=127.0.0.1", "limits.connections_per_address_max=2"];
+    let nodes = [node(&dir.0, "n1", &more)];
+    let mut balancer = Balancer::haproxy(&dir.0, "haproxy-proxy-protocol.cfg", &nodes);
+    // The checks have to find the node first.
+    let deadline = Instant::now() + PATIENCE;
+    while upgrade_from([127, 0, 0, 9], balancer.addr).0 != 101 {
+        assert!(Instant::now() < deadline, "{:?}", balancer.child.try_wait());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let clients = [[127, 0, 0, 5], [127, 0, 0, 5], [127, 0, 0, 5], [127, 0, 0, 6]];
+    let clients = clients.map(|address| upgrade_from(address, balancer.addr));
+    assert_eq!(clients.each_ref().map(|(status, _)| *status), [101, 101, 503, 101]);
+    // Past the balancer: from its own address without a header, and from another one.
+    assert_eq!(upgrade_from([127, 0, 0, 1], nodes[0].listen).0, 0, "dropped without an answer");
+    assert_eq!(upgrade_from([127, 0, 0, 7], nodes[0].listen).0, 503);
+    let refused = "roomwire_proxies_refused_total 2";
+    while !nodes[0].get("/metrics").1.lines().any(|line| line == refused) {
+        assert!(Instant::now() < deadline, "{}", nodes[0].get("/metrics").1);
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

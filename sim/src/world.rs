@@ -105,6 +105,7 @@ impl World {
             echo: false,
             allowed_origins: Arc::from(["*".to_owned()]),
             reject_by_http: false,
+            proxies: None,
             seed: random.bits(),
         };
         let bridge_config = BridgeConfig {

@@ -149,6 +149,8 @@ impl Rare {
 pub(super) struct PartialHead {
     pub(super) bytes: Vec<u8>,
     pub(super) scanner: HeadScanner,
+    /// It is the beginning of what a balancer puts before the head.
+    pub(super) is_proxy: bool,
 }
 
 /// A page of history to ask for.

@@ -6,7 +6,9 @@ use super::{Engine, Identity, RETRY_AFTER_SECS};
 use crate::mesh::ToShard;
 use crate::names::ConnectionId;
 use roomwire_wire::close::CloseCode;
-use roomwire_wire::handshake::{HeadScanner, Refusal, Upgrade, encode_accept, parse};
+use roomwire_wire::handshake::{
+    HeadScanner, NoProxyHeader, PROXY_BYTES_MAX, Refusal, Upgrade, encode_accept, parse, parse_proxy,
+};
 use roomwire_wire::message::ServerMessage;
 
 impl Engine {
@@ -15,6 +17,38 @@ impl Engine {
         let Some(connection) = self.connection_mut(id) else { return };
         let kept = connection.rare.as_mut().and_then(|rare| rare.head.take());
         connection.tidy();
+        if kept.as_ref().map_or(self.config.proxies.is_some(), |head| head.is_proxy) {
+            self.proxy_received(id, kept.unwrap_or_default().bytes, bytes);
+        } else {
+            self.upgrade_received(id, kept, bytes);
+        }
+    }
+
+    /// Bytes of what a balancer says about its client; the client's own follow.
+    fn proxy_received(&mut self, id: ConnectionId, mut kept: Vec<u8>, bytes: &mut [u8]) {
+        let before = kept.len();
+        kept.extend_from_slice(&bytes[..bytes.len().min(PROXY_BYTES_MAX)]);
+        match parse_proxy(&kept) {
+            Ok(Some(header)) => {
+                if let Err(limit) = self.peers.introduce(id.slot, header.client) {
+                    self.counters.limit_crossed(limit);
+                    return self.refuse(id, Refusal::Unavailable { retry_after_secs: RETRY_AFTER_SECS });
+                }
+                // What was kept was not all of it, so it ends in these bytes.
+                let rest = header.length.saturating_sub(before).min(bytes.len());
+                self.upgrade_received(id, None, &mut bytes[rest..]);
+            }
+            Ok(None) => self.keep_head(id, PartialHead { bytes: kept, is_proxy: true, ..PartialHead::default() }),
+            Err(NoProxyHeader) => {
+                self.counters.proxies_refused_total += 1;
+                self.counters.handshakes_refused_total += 1;
+                self.drop_now(id);
+            }
+        }
+    }
+
+    /// Bytes of the upgrade head itself.
+    fn upgrade_received(&mut self, id: ConnectionId, kept: Option<PartialHead>, bytes: &mut [u8]) {
         let Some(mut head) = kept else {
             let mut scanner = HeadScanner::default();
             match scanner.find_end(bytes) {
@@ -22,7 +56,7 @@ impl Engine {
                     let (head, rest) = bytes.split_at_mut(end);
                     self.upgrade(id, head, rest);
                 }
-                None => self.keep_head(id, PartialHead { bytes: bytes.to_vec(), scanner }),
+                None => self.keep_head(id, PartialHead { bytes: bytes.to_vec(), scanner, is_proxy: false }),
             }
             return;
         };

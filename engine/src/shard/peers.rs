@@ -49,6 +49,13 @@ impl Peers {
         Ok(())
     }
 
+    /// A balancer said who a connection that was let in is.
+    pub(super) fn introduce(&mut self, slot: u32, peer: Option<IpAddr>) -> Result<(), &'static str> {
+        self.admit(0, peer)?;
+        self.entered(slot, peer);
+        Ok(())
+    }
+
     pub(super) fn entered(&mut self, slot: u32, peer: Option<IpAddr>) {
         if let (Some(peer), true) = (peer, self.address_max > 0) {
             *self.by_address.entry(key(peer)).or_insert(0) += 1;

@@ -99,6 +99,7 @@ impl World {
             echo: false,
             allowed_origins: Arc::from([String::from("*")]),
             reject_by_http: false,
+            proxies: None,
             seed: boot,
         };
         let bridge = BridgeConfig {

@@ -28,6 +28,7 @@ pub(crate) fn engine() -> Engine {
         echo: false,
         allowed_origins: Arc::from([String::from("*")]),
         reject_by_http: false,
+        proxies: None,
         seed: 1,
     };
     Engine::new(ShardId(0), config, verify, NOW)

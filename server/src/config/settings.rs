@@ -6,8 +6,10 @@ use super::types::{Config, LimitsSection};
 use super::{bus, cql};
 use crate::auth::token::SECRET_BYTES_MIN;
 use crate::bus::redis::RedisConfig;
+use roomwire_engine::network::Network;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use toml::Value;
 
 /// Descriptors kept for everything that is not a client's socket: the store's files, listeners, rings, HTTP.
@@ -52,6 +54,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// `http.addr`.
     pub http: SocketAddr,
+    /// `listen.proxy_from`, where `listen.proxy_protocol` is on.
+    pub proxies: Option<Arc<[Network]>>,
     /// `shards`, at least 1.
     pub shards: u16,
     /// `node.id`.
@@ -102,6 +106,7 @@ impl Settings {
         cql::check(&config, &mut problems);
         check_connections(&config, &layers, host, shards, &mut problems);
         let redis = bus::resolve(&config, &mut problems);
+        let proxies = proxies(&config, &mut problems);
         if !problems.0.is_empty() {
             return Err(problems);
         }
@@ -113,6 +118,7 @@ impl Settings {
         Ok(Settings {
             listen,
             http,
+            proxies,
             shards,
             node: config.node.id.clone().unwrap_or_default(),
             data_dir: PathBuf::from(&config.data.dir),
@@ -172,6 +178,25 @@ fn address(text: &str, key: &str, problems: &mut Problems) -> SocketAddr {
         problems.0.push(format!("`{key}` expects an IP address and port"));
         SocketAddr::from(([127, 0, 0, 1], 0))
     })
+}
+
+/// Whose word counts about who a client is.
+fn proxies(config: &Config, problems: &mut Problems) -> Option<Arc<[Network]>> {
+    let networks = &config.listen.proxy_from.0;
+    let mut parsed = Vec::with_capacity(networks.len());
+    for text in networks {
+        match text.parse::<Network>() {
+            Ok(network) => parsed.push(network),
+            Err(form) => problems.0.push(format!("`listen.proxy_from` expects {form}, got \"{text}\"")),
+        }
+    }
+    if !config.listen.proxy_protocol {
+        return None;
+    }
+    if networks.is_empty() {
+        problems.0.push("`listen.proxy_from` is empty, so nobody could connect: name the balancers".to_owned());
+    }
+    Some(parsed.into())
 }
 
 fn check_addresses(listen: SocketAddr, http: SocketAddr, dev: bool, problems: &mut Problems) {

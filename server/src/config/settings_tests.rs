@@ -109,3 +109,19 @@ fn this_machine_can_be_asked() {
     let host = Host::read();
     assert!(!host.cpus.is_empty() && host.descriptors_max > 0 && !host.name.is_empty());
 }
+
+#[test]
+fn balancers_are_named_as_networks() {
+    let proxies = |set: &[&str]| {
+        let set: Vec<&str> = [SECRET].iter().chain(set).copied().collect();
+        resolve(&set, false).map(|settings| settings.proxies.map(|networks| networks.len()))
+    };
+    assert_eq!(proxies(&[]), Ok(None), "off, whatever is named");
+    assert_eq!(proxies(&["listen.proxy_protocol=true"]), Ok(Some(6)));
+    assert_eq!(proxies(&["listen.proxy_protocol=true", "listen.proxy_from=10.0.0.2, 2001:db8::/32"]), Ok(Some(2)));
+    for from in ["10.0.0.1/8", "balancer.example", "10.0.0.0/40", ""] {
+        let wrong = proxies(&["listen.proxy_protocol=true", &format!("listen.proxy_from={from}")]);
+        let wrong = wrong.expect_err(from);
+        assert!(wrong.0.iter().any(|line| line.contains("listen.proxy_from")), "{wrong:?}");
+    }
+}

@@ -77,11 +77,37 @@ pub struct Listen {
     /// Whether a second node of this machine may listen on the same address, each taking a part of the new connections: for
     /// an upgrade in a cluster, the new node beside the old one. Off, the second one refuses to start.
     pub share: bool,
+    /// Whether each connection begins with a PROXY header (version 2), by which a balancer says who its client is: then
+    /// `limits.connections_per_address_max` counts clients. Connections without one, and from elsewhere than `proxy_from`, are
+    /// dropped.
+    pub proxy_protocol: bool,
+    /// With `listen.proxy_protocol`: the balancers, as addresses or networks.
+    pub proxy_from: Networks,
+}
+
+/// The value of `listen.proxy_from`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct Networks(pub Vec<String>);
+
+impl Default for Networks {
+    fn default() -> Networks {
+        // Loopback and what is never routed in public.
+        let private = ["127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
+        Networks(private.map(str::to_owned).to_vec())
+    }
 }
 
 impl Default for Listen {
     fn default() -> Listen {
-        Listen { addr: "0.0.0.0:8080".to_owned(), backlog: 4096, share: false }
+        Listen {
+            addr: "0.0.0.0:8080".to_owned(),
+            backlog: 4096,
+            share: false,
+            proxy_protocol: false,
+            proxy_from: Networks::default(),
+        }
     }
 }
 

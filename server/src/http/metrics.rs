@@ -178,6 +178,8 @@ impl Scrape {
         writer.counter("upgrades", "Connections that became a WebSocket", self.sum(|it| it.upgrades_total))?;
         let refused = self.sum(|it| it.handshakes_refused_total);
         writer.counter("handshakes_refused", "Upgrade requests refused", refused)?;
+        let strangers = self.sum(|it| it.proxies_refused_total);
+        writer.counter("proxies_refused", "Connections not from a balancer, or without its PROXY header", strangers)?;
         writer.counter("auth_failures", "Tokens refused", self.sum(|it| it.auth_failures_total))?;
         writer.counter("messages_received", "Messages from clients", self.sum(|it| it.messages_received_total))?;
         writer.counter("bytes_received", "Bytes from clients", self.sum(|it| it.bytes_received_total))?;

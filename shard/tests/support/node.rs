@@ -95,6 +95,7 @@ impl Node {
                     echo: setting.echo,
                     allowed_origins: Arc::from([String::from("*")]),
                     reject_by_http: false,
+                    proxies: None,
                     seed: 1,
                 },
                 verify,

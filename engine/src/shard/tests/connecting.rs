@@ -165,3 +165,96 @@ fn every_connection_has_its_own_id() {
         world.end(client, Ended::Eof);
     }
 }
+
+/// What HAProxy sends before the first byte of a client at 203.0.113.7, with one more field behind the addresses.
+const PROXIED: &[u8] =
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x10\xcb\x00\x71\x07\x0a\x00\x00\x01\x30\x39\x1f\x90\x04\x00\x01\x00";
+
+fn behind_balancers(address_max: u32) -> World {
+    World::with(1, |config| {
+        config.proxies = Some(Arc::from(["10.0.0.0/8".parse().expect("a network")]));
+        config.limits.connections_per_address_max = address_max;
+    })
+}
+
+#[test]
+fn a_balancer_s_word_may_come_in_any_pieces_and_the_client_s_bytes_follow_it() {
+    let balancer = "10.0.0.1".parse().ok();
+    let bytes = [PROXIED, head("ann").as_bytes(), &frame(Opcode::Text, br#"{"type":"ping"}"#)].concat();
+    for cut in 0..=bytes.len() {
+        let mut world = behind_balancers(0);
+        assert!(world.engines[0].wants_peers());
+        let client = world.accept(0, balancer).expect("room for one");
+        for piece in [&bytes[..cut], &bytes[cut..]].into_iter().filter(|piece| !piece.is_empty()) {
+            world.feed(client, piece);
+        }
+        assert_eq!(world.heard(client), ["connected ann", "pong"], "cut at {cut}");
+    }
+    let mut world = behind_balancers(0);
+    let client = world.accept(0, balancer).expect("room for one");
+    for byte in bytes {
+        world.feed(client, &[byte]);
+    }
+    assert_eq!(world.heard(client), ["connected ann", "pong"]);
+}
+
+#[test]
+fn only_balancers_may_say_who_a_client_is_and_they_must() {
+    let mut world = behind_balancers(0);
+    assert_eq!(world.accept(0, "203.0.113.7".parse().ok()), None, "a stranger who would speak for others");
+    assert_eq!(world.accept(0, None), None);
+    let balancer = "10.9.9.9".parse().ok();
+    let mute = world.accept(0, balancer).expect("room");
+    world.feed(mute, head("ann").as_bytes());
+    assert!(world.clients[mute].gone && world.heard(mute).is_empty(), "dropped without an answer");
+    let counters = &world.engines[0].counters;
+    assert_eq!((counters.proxies_refused_total, counters.handshakes_refused_total), (3, 3));
+    let slow = world.accept(0, balancer).expect("room");
+    world.feed(slow, &PROXIED[..20]);
+    world.wait(5_300);
+    assert_eq!(world.heard(slow), ["408"], "the time of the handshake has begun");
+}
+
+#[test]
+fn limits_by_address_count_the_client_and_not_its_balancer() {
+    let mut world = behind_balancers(2);
+    let balancer = "10.0.0.1".parse().ok();
+    let connect = |world: &mut World, last: u8| {
+        let client = world.accept(0, balancer).expect("room");
+        let mut proxied = PROXIED.to_vec();
+        proxied[19] = last;
+        world.feed(client, &[&proxied[..], head("ann").as_bytes()].concat());
+        let heard = world.heard(client);
+        (client, heard)
+    };
+    assert_eq!(connect(&mut world, 7).1, ["connected ann"]);
+    let (second, heard) = connect(&mut world, 7);
+    assert_eq!(heard, ["connected ann"]);
+    assert_eq!(connect(&mut world, 7).1, ["503"]);
+    assert_eq!(connect(&mut world, 8).1, ["connected ann"]);
+    world.end(second, Ended::Eof);
+    assert_eq!(connect(&mut world, 7).1, ["connected ann"], "a place has become free");
+}
+
+#[test]
+fn a_wall_clock_that_jumps_disconnects_nobody_and_delays_nothing() {
+    let mut world = World::new(1);
+    let (ann, bob) = (world.connect(0, "ann"), world.connect(0, &format!("bob;exp={}", START_MS + 3_600_000)));
+    for client in [ann, bob] {
+        world.join(client, "r");
+        world.heard(client);
+    }
+    let day_ms = 86_400_000;
+    for jump in [1, -2, 1_i64] {
+        world.now.unix_ms = world.now.unix_ms.saturating_add_signed(jump * day_ms);
+        world.chat(ann, "r", "hello");
+        let heard = world.heard(bob);
+        assert!(heard.iter().any(|line| line.contains("hello")), "{heard:?}");
+        world.wait(1_000);
+        assert!(!world.heard(ann).iter().chain(&world.heard(bob)).any(|line| line.starts_with("close")));
+    }
+    // A token's end was reckoned when it came, by how long it had: it ends then, whatever the clock says by now.
+    world.wait(20_000);
+    world.say(bob, r#"{"type":"ping"}"#);
+    assert!(world.heard(bob).contains(&"pong".to_owned()));
+}

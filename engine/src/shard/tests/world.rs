@@ -75,6 +75,7 @@ pub(super) fn config(limits: Limits, shards: u16) -> EngineConfig {
         echo: false,
         allowed_origins: Arc::from([String::from("*")]),
         reject_by_http: false,
+        proxies: None,
         seed: 42,
     }
 }
