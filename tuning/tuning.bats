@@ -129,6 +129,22 @@ tree() { (cd "$root" && find . -type f -not -path './var/*' -exec md5sum {} + | 
   [ "$(cat "$card/queues/rx-0/rps_cpus")" = 0 ]
 }
 
+@test "interrupts: that of queue i goes to core i, others stay, and all go back" {
+  card=$root/sys/class/net/eth0
+  mkdir -p "$card"/device/msi_irqs "$card"/queues
+  irq() { mkdir -p "$root/proc/irq/$1/$2"; touch "$card/device/msi_irqs/$1"; echo 0-3 >"$root/proc/irq/$1/smp_affinity_list"; }
+  irq 24 eth0-TxRx-0; irq 25 eth0-TxRx-1; irq 26 eth0-TxRx-09; irq 27 eth0; irq 28 mlx5_comp3@pci:0000:01:00.0; irq 29 virtio0-config
+  affinity() { cat "$root/proc/irq/$1/smp_affinity_list"; }
+  run tune check --nics
+  [[ $output == *"OFF     /proc/irq/25/smp_affinity_list = 0-3, wanted 1"* ]]
+  tune apply --nics
+  [ "$(affinity 24) $(affinity 25) $(affinity 26) $(affinity 27) $(affinity 28) $(affinity 29)" = "0 1 1 0-3 3 0-3" ]
+  run tune apply --nics
+  [[ $output == *"0 changed, 0 refused"* ]]
+  tune rollback
+  [ "$(affinity 24) $(affinity 25) $(affinity 28)" = "0-3 0-3 0-3" ]
+}
+
 @test "what was persisted is what the unit of the boot applies" {
   tune apply --profile throughput --connections 700000
   tune persist

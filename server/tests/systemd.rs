@@ -116,7 +116,7 @@ fn it_says_ready_feeds_the_watchdog_and_says_that_it_stops() {
     node.hear("WATCHDOG=1");
     node.signal(libc::SIGHUP);
     assert!(node.hear("RELOADING=1").contains("MONOTONIC_USEC="));
-    node.hear("READY=1");
+    assert!(node.hear("READY=1").contains("STATUS=configuration reloaded"));
     node.signal(libc::SIGTERM);
     assert!(node.hear("STOPPING=1").contains("EXTEND_TIMEOUT_USEC=15000000"));
     assert!(node.child.wait().expect("waitable").success());
