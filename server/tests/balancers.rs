@@ -4,7 +4,7 @@
 use serde_json::{Value as Json, json};
 use socket2::{Domain, Socket, Type};
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -44,6 +44,7 @@ fn token(user: &str) -> String {
 struct Balancer {
     child: Child,
     addr: SocketAddr,
+    _port: Held,
 }
 
 impl Drop for Balancer {
@@ -55,14 +56,15 @@ impl Drop for Balancer {
 }
 
 impl Balancer {
-    fn start(program: &str, dir: &Path, addr: SocketAddr, conf: &str, args: &[&str]) -> Balancer {
+    fn start(program: &str, dir: &Path, port: Held, conf: &str, args: &[&str]) -> Balancer {
+        let addr = port.addr();
         std::fs::write(dir.join("balancer.conf"), conf).expect("writable");
         let mut command = Command::new(program);
         command.current_dir(dir).args(args).stdin(Stdio::null()).stdout(Stdio::null());
         let log = std::fs::File::create(dir.join("balancer.log")).expect("writable");
         let child = command.stderr(log).spawn();
         let child = child.unwrap_or_else(|error| panic!("{program}: {error}; scripts/setup test installs it"));
-        let mut balancer = Balancer { child, addr };
+        let mut balancer = Balancer { child, addr, _port: port };
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(addr).is_err() {
             let ended = balancer.child.try_wait().expect("waitable");
@@ -75,7 +77,8 @@ impl Balancer {
 
     /// HAProxy with a sample of docs/samples, in which the lines that are marked become ours.
     fn haproxy(dir: &Path, sample: &str, nodes: &[Node]) -> Balancer {
-        let addr = free_addr();
+        let held = Held::new();
+        let addr = held.addr();
         let mut conf = String::new();
         for line in self::sample(sample).lines() {
             let server = nodes.iter().enumerate().find(|(n, _)| line.contains(&format!("server node{} ", n + 1)));
@@ -88,16 +91,19 @@ impl Balancer {
                     let line = line.replace(&of_sample, &node.listen.to_string());
                     line.replace("port 9090", &format!("port {}", node.http.port()))
                 }
+                // The sample has more nodes than this test.
+                None if line.ends_with("# node") => continue,
                 None => line.to_owned(),
             };
             conf += &(line + "\n");
         }
-        Balancer::start("haproxy", dir, addr, &conf, &["-db", "-f", "balancer.conf"])
+        Balancer::start("haproxy", dir, held, &conf, &["-db", "-f", "balancer.conf"])
     }
 
     /// nginx with the sample, with or without its `ip_hash`.
     fn nginx(dir: &Path, nodes: &[Node], hash: bool) -> Balancer {
-        let addr = free_addr();
+        let held = Held::new();
+        let addr = held.addr();
         let mut sample = self::sample("nginx.conf");
         assert!(sample.contains("    ip_hash;\n") && sample.contains("    listen 8080;\n"));
         if !hash {
@@ -114,7 +120,7 @@ impl Balancer {
              http {{\naccess_log off;\n{temporary}{sample}}}\n"
         );
         let prefix = dir.to_str().expect("UTF-8").to_owned() + "/";
-        Balancer::start("nginx", dir, addr, &conf, &["-p", &prefix, "-c", "balancer.conf", "-e", "balancer.log"])
+        Balancer::start("nginx", dir, held, &conf, &["-p", &prefix, "-c", "balancer.conf", "-e", "balancer.log"])
     }
 }
 
@@ -123,8 +129,21 @@ fn sample(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn free_addr() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port")
+/// A port that nobody is given by chance while this is held, and that a balancer can bind: HAProxy shares ports
+/// (SO_REUSEPORT), and would share one that a node of another test was given meanwhile.
+struct Held(Socket);
+
+impl Held {
+    fn new() -> Held {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_reuse_address(true).and_then(|()| socket.set_reuse_port(true)).expect("options");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+        Held(socket)
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.0.local_addr().ok().and_then(|addr| addr.as_socket()).expect("bound")
+    }
 }
 
 /// Clients that publish without end, and come back whenever they are sent away.

@@ -80,6 +80,11 @@ impl Subject {
 
     /// The status of an upgrade from this origin.
     fn upgrade(&self, token: &str, origin: &str) -> u16 {
+        self.upgraded(token, origin).0
+    }
+
+    /// The same, with the connection.
+    fn upgraded(&self, token: &str, origin: &str) -> (u16, TcpStream) {
         let mut stream = TcpStream::connect(self.node.listen).expect("the node listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let head = format!(
@@ -89,7 +94,7 @@ impl Subject {
         stream.write_all(head.as_bytes()).expect("sent");
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).expect("answered");
-        String::from_utf8_lossy(&answer[9..]).parse().expect("a status")
+        (String::from_utf8_lossy(&answer[9..]).parse().expect("a status"), stream)
     }
 
     fn is_refused(&self, token: &str) -> bool {
@@ -216,6 +221,25 @@ fn keys_that_need_a_restart_are_named_and_the_others_taken() {
     assert!(!subject.dir.0.join("elsewhere").exists());
     subject.reload(&FIRST, "configuration reloaded");
     subject.has_metric("roomwire_config_restart_keys 0");
+}
+
+#[test]
+fn a_limit_by_address_that_a_reload_brings_counts_who_comes_after_it() {
+    let subject = Subject::start("address");
+    let token = subject.token(OLD_SECRET, "ann");
+    let mut before: Vec<Client> = (0..6).map(|_| Client::connect(&subject.node, &token)).collect();
+    // One for each of two shards.
+    let rest = "[limits]\nconnections_per_address_max = 2";
+    subject.reload(&File { rest, ..FIRST }, "configuration reloaded");
+    eventually("503", || {
+        let after: Vec<_> = (0..8).map(|_| subject.upgraded(&token, "https://chat.example")).collect();
+        let taken = after.iter().filter(|(status, _)| *status == 101).count();
+        (1..=2).contains(&taken) && after.iter().all(|(status, _)| *status == 101 || *status == 503)
+    });
+    for client in &mut before {
+        client.send(&json!({ "type": "ping" }));
+        client.next("pong");
+    }
 }
 
 #[test]
