@@ -180,7 +180,7 @@ fn text(wanted: &Wanted, costs: &Costs, needs: &Needs, source: &str) -> String {
         needs.stored_bytes / 1e12,
         needs.stored_bytes * wanted.replication / 1e12
     );
-    scarcest(&mut out, needs);
+    scarcest(&mut out, wanted, needs);
     assumptions(&mut out, wanted, costs, source);
     out
 }
@@ -193,17 +193,20 @@ fn uses(out: &mut String, uses: &[Use], machines: f64) {
     }
 }
 
-/// What breaks first: of each part what it has least of.
-fn scarcest(out: &mut String, needs: &Needs) {
-    let parts = [("boxes", &needs.uses, 1.0), ("Redis", &needs.redis, f64::from(needs.redis_shards))];
-    let parts = parts.into_iter().chain([("Cassandra", &needs.cassandra, f64::from(needs.cassandra_nodes))]);
-    out.push_str("\nWhat breaks first when more comes:\n");
-    for (part, uses, machines) in parts {
-        let worst = uses.iter().max_by(|one, other| one.share().total_cmp(&other.share()));
-        if let Some(worst) = worst {
-            let more = machines / worst.share();
-            let _ = writeln!(out, "  {part}: {}, at {more:.1} times this", worst.what);
-        }
+/// What breaks first: how many of each part every need alone would want.
+fn scarcest(out: &mut String, wanted: &Wanted, needs: &Needs) {
+    out.push_str("\nWhat breaks first: how many each need alone would want\n");
+    let of_box: Vec<_> = needs.boxes_by.iter().map(|(what, boxes)| (*what, f64::from(*boxes))).collect();
+    let of_uses = |uses: &[Use]| -> Vec<_> {
+        let machines = |one: &Use| (one.share() / (1.0 - wanted.headroom)).ceil().max(1.0);
+        uses.iter().map(|one| (one.what, machines(one))).collect()
+    };
+    for (part, mut wants) in
+        [("boxes", of_box), ("Redis", of_uses(&needs.redis)), ("Cassandra", of_uses(&needs.cassandra))]
+    {
+        wants.sort_by(|one, other| other.1.total_cmp(&one.1));
+        let wants: Vec<String> = wants.iter().map(|(what, machines)| format!("{what}: {machines}")).collect();
+        let _ = writeln!(out, "  {part:<10} {}", wants.join("; "));
     }
 }
 
@@ -347,6 +350,8 @@ mod tests {
         assert!(needs.uses[0].share() >= needs.uses[3].share(), "the scarcest comes first");
         let (_, without) = planned("--connections 10M --messages 100K/s --lost 0");
         assert_eq!(needs.boxes, without.boxes + 2);
+        let most = needs.boxes_by.iter().map(|(_, boxes)| *boxes).max();
+        assert_eq!((needs.boxes_by.len(), most), (4, Some(needs.boxes)), "the scarcest decides: {needs:?}");
         assert!(needs.boxes > 10, "{needs:?}");
         let page = text(&wanted, &costs(), &needs, "a suite");
         for part in [

@@ -13,11 +13,12 @@ use crate::peer::Peer;
 use crate::report::Report;
 use crate::{book, runs, sys, table};
 
-/// The work by name, as a line that could be typed.
+/// The work by name, as a line that could be typed. A storm all at once would be late by what the load itself needs to
+/// connect.
 const WORK: &[(&str, &str)] = &[
     ("room-of-1000", "fanout --rooms 1 --members 1000 --rate 20 --seconds {seconds}"),
     ("200-rooms-of-10", "fanout --rooms 200 --members 10 --rate 1000 --seconds {seconds}"),
-    ("storm", "storm --rooms 200 --members 20 --rate 200 --seconds {seconds}"),
+    ("storm", "storm --rooms 200 --members 20 --rate 200 --over 2 --seconds {seconds}"),
     ("echo", "echo --connections 2000 --rate 5000 --seconds {seconds}"),
     ("idle", "idle --connections {connections} --hold {seconds}"),
     ("rates", "latency --from 500 --to 16000 --refine 0 --no-closed-loop --seconds {seconds}"),

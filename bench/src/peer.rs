@@ -85,11 +85,13 @@ impl Peer {
         Ok(())
     }
 
-    /// The shell command that becomes the server.
+    /// The shell command that becomes the server, each time with an empty folder: what a server finds of an earlier one it
+    /// reads, and keeps memory for.
     pub(crate) fn command(&self, port: u16, data: &Path, echoes: bool) -> String {
         let echo = if echoes { "ECHO=1 " } else { "" };
         let quoted = |path: &Path| format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"));
-        format!("env {echo}PORT={port} DATA={} {}", quoted(data), quoted(&self.folder.join("serve")))
+        let emptied = r#"'rm -rf "$DATA" && mkdir "$DATA" && exec "$0"'"#;
+        format!("env {echo}PORT={port} DATA={} sh -c {emptied} {}", quoted(data), quoted(&self.folder.join("serve")))
     }
 }
 
@@ -133,7 +135,7 @@ mod tests {
         assert_eq!(peer.set_up().expect_err("it fails").to_string(), "Go is missing");
         assert!(peer.can("idle") && !peer.can("echo"));
         let command = peer.command(9001, Path::new("/it's"), true);
-        assert!(command.starts_with(r"env ECHO=1 PORT=9001 DATA='/it'\''s' '"), "{command}");
+        assert!(command.starts_with(r"env ECHO=1 PORT=9001 DATA='/it'\''s' sh -c '"), "{command}");
         fs::remove_dir_all(folder).expect("ours");
     }
 

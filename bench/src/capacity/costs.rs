@@ -44,7 +44,8 @@ impl Costs {
         let idle: Vec<_> = of_scenario(&runs, "idle")?;
         let (connection_bytes, base_bytes) = memory(&idle);
         let kernel_bytes = median_of(&idle, |_, server| Some(server.slab_bytes_per_connection_pair / 2.0));
-        let idle_us = median_of(&idle, |_, server| Some(server.cpu_us_per_connection_second));
+        // Short runs end before the first heartbeat.
+        let idle_us = idle.iter().map(|(_, server)| server.cpu_us_per_connection_second).fold(0.0, f64::max);
         let joined = of_scenario(&runs, "idle-joined")?;
         let joined_bytes = median_of(&joined, |_, server| Some(server.rss_bytes_per_connection));
         let (message_us, delivery_us) = fan_out(&runs)?;

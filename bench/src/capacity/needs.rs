@@ -115,6 +115,8 @@ pub(crate) struct Needs {
     pub(crate) boxes: u32,
     /// With as many boxes as are left when some are missing; the scarcest first.
     pub(crate) uses: Vec<Use>,
+    /// How many boxes each of them alone would want.
+    pub(crate) boxes_by: Vec<(&'static str, u32)>,
     /// Nodes that hear a message, on average.
     pub(crate) hearers: f64,
     pub(crate) redis: Vec<Use>,
@@ -177,17 +179,27 @@ impl Wanted {
         ]
     }
 
+    /// The fewest boxes that have enough of what `counts`.
+    fn fewest(&self, costs: &Costs, counts: impl Fn(&Use) -> bool) -> Option<u32> {
+        let free = 1.0 - self.headroom;
+        let fits = |left: u32| {
+            self.uses(costs, f64::from(left)).iter().filter(|one| counts(one)).all(|one| one.share() <= free)
+        };
+        if !fits(BOXES_MAX) {
+            return None;
+        }
+        let (mut too_few, mut enough) = (0, BOXES_MAX);
+        // More boxes never need more each, so the fewest are found by halving.
+        while enough - too_few > 1 {
+            let middle = too_few + (enough - too_few) / 2;
+            if fits(middle) { enough = middle } else { too_few = middle }
+        }
+        Some(enough)
+    }
+
     /// The fewest boxes that bear it with some missing, or why there are none.
     fn boxes(&self, costs: &Costs) -> Result<u32, String> {
-        let free = 1.0 - self.headroom;
-        let fits = |left: u32| self.uses(costs, f64::from(left)).iter().all(|one| one.share() <= free);
-        if fits(BOXES_MAX) {
-            let (mut too_few, mut enough) = (0, BOXES_MAX);
-            // More boxes never need more each, so the fewest are found by halving.
-            while enough - too_few > 1 {
-                let middle = too_few + (enough - too_few) / 2;
-                if fits(middle) { enough = middle } else { too_few = middle }
-            }
+        if let Some(enough) = self.fewest(costs, |_| true) {
             return Ok(enough + self.lost);
         }
         let most = self.uses(costs, f64::from(BOXES_MAX));
@@ -227,6 +239,10 @@ impl Wanted {
         let of_box_us = self.connections / f64::from(boxes) * costs.move_us;
         Ok(Needs {
             hearers: self.hearers(f64::from(boxes)),
+            boxes_by: uses
+                .iter()
+                .filter_map(|one| Some((one.what, self.fewest(costs, |other| other.what == one.what)? + self.lost)))
+                .collect(),
             redis_shards: nodes(&redis).max(1),
             cassandra_nodes: nodes(&cassandra).max(self.replication as u32),
             back_secs: of_box_us / f64::from((boxes - 1).max(1)) / (cores * (1.0 - busy)),
