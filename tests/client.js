@@ -2,7 +2,7 @@
 import WebSocket from 'ws';
 import { sleep } from './server.js';
 
-const WAIT_MS_MAX = 10_000;
+const WAIT_MS_MAX = 20_000;
 
 export class Client {
   /** Connects with the token in the query, as old clients do. */

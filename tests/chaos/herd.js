@@ -77,7 +77,7 @@ export class Herd {
   async leaveBehind(node, count, round) {
     const ghosts = Array.from({ length: count }, (_, n) => Object.assign(new Member(this, n), { user: `${this.name}-ghost-${round}-${n}` }));
     for (const ghost of ghosts) ghost.connect(node);
-    if (await until(() => ghosts.every((ghost) => ghost.isIn), 10_000) === null) throw new Error(`ghosts did not get into ${node}`);
+    if (await until(() => ghosts.every((ghost) => ghost.isIn), 30_000) === null) throw new Error(`ghosts did not get into ${node}`);
     for (const ghost of ghosts) ghost.stays = false;
     this.members.push(...ghosts);
     return ghosts.map((ghost) => ghost.user);

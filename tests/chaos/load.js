@@ -24,8 +24,8 @@ export class Load {
   /** Connects all and lets them publish. */
   async start() {
     for (const client of this.clients) client.connect();
-    const tookMs = await until(() => this.clients.every((client) => !client.waitsFor()), 30_000);
-    if (tookMs === null) throw new Error(`clients are not in after 30 s: ${this.clients.map((client) => client.waitsFor()).find(Boolean)}`);
+    const tookMs = await until(() => this.clients.every((client) => !client.waitsFor()), 60_000);
+    if (tookMs === null) throw new Error(`clients are not in after 60 s: ${this.clients.map((client) => client.waitsFor()).find(Boolean)}`);
     this.publishers = this.clients.map((client) => client.publishUntilTold(this));
     this.ledger.mark();
     return this;
@@ -39,7 +39,7 @@ export class Load {
   }
 
   /** Lets them come to rest, and checks everything against what each node tells. Adds its counts to `figures`. */
-  async finish(figures, settleMsMax = 40_000) {
+  async finish(figures, settleMsMax = 60_000) {
     for (const client of this.clients) client.publishing = false;
     await Promise.all(this.publishers);
     figures.settle_ms = Math.round(await settle(this.ledger, this.clients, settleMsMax));

@@ -1,7 +1,7 @@
 // Real processes in real trouble: three nodes, Redis (with replicas and Sentinels where asked), Cassandra, and a ledger of every
 // publish, ack and delivery of every client. Started by scripts/chaos.
 //
-//   node chaos/run.js [--seed N] [--short] [SCENARIO...]
+//   node chaos/run.js [--seed N] [--short] [--clients N] [SCENARIO...]
 //
 // A line per scenario with its figures and a verdict; exit status 1 if one failed. The seed fixes the plan (who publishes what, when,
 // where clients go, when the fault strikes), not the scheduling of the machine. CLUSTER_DIR, CLUSTER_PORT: see scripts/cluster.
@@ -13,7 +13,7 @@ import { Cluster } from '../cluster.js';
 import { newSeed, randomFrom } from '../ledger/random.js';
 import { SCENARIOS } from './scenarios.js';
 
-const { values, positionals } = parseArgs({ allowPositionals: true, options: { seed: { type: 'string' }, short: { type: 'boolean', default: false } } });
+const { values, positionals } = parseArgs({ allowPositionals: true, options: { seed: { type: 'string' }, short: { type: 'boolean', default: false }, clients: { type: 'string', default: '20000' } } });
 const SEED = Number(values.seed ?? newSeed());
 const VIOLATIONS_SHOWN = 10;
 
@@ -43,7 +43,9 @@ async function runOne(scenario, cluster) {
   const figures = {};
   const faults = [];
   const world = {
-    cluster, figures, seed: SEED, short: values.short, random: randomFrom(SEED),
+    cluster, figures, seed: SEED, short: values.short, clients: Number(values.clients),
+    // The short form is part of scripts/test and may share the machine: it looks for what is lost and what hangs, not for what is slow.
+    patience: values.short ? 3 : 1, random: randomFrom(SEED),
     /** A bar of the scenario: what is said where it is not held. */
     expect(holds, what) { if (!holds) faults.push(what); },
     async finish(load, settleMsMax) { faults.push(...await load.finish(figures, settleMsMax)); },

@@ -3,6 +3,7 @@
 import { until } from '../cluster.js';
 import { sleep } from '../server.js';
 import { Herd } from './herd.js';
+import { Herds } from './herds.js';
 import { Load } from './load.js';
 import { network } from './network.js';
 import { TypingProbe } from './typing.js';
@@ -11,14 +12,14 @@ const ms = (value) => (value === null ? 'never' : Math.round(value));
 const MB = 1024 * 1024;
 
 /** Says how long until all is well again, and expects it within `msMax`. */
-async function back({ figures, expect }, load, msMax, name = 'back_ms') {
-  const tookMs = await load.recovered(Math.max(60_000, msMax));
+async function back({ figures, expect, patience }, load, msMax, name = 'back_ms') {
+  const tookMs = await load.recovered(Math.max(60_000, msMax * patience));
   figures[name] = ms(tookMs);
-  expect(tookMs !== null && tookMs <= msMax, `all clients were to have acks and news again within ${msMax} ms; it took ${ms(tookMs)}`);
+  expect(tookMs !== null && tookMs <= msMax * patience, `all clients were to have acks and news again within ${msMax * patience} ms; it took ${ms(tookMs)}`);
 }
 
 async function pubsubKilled(world) {
-  const { cluster, figures, short, seed, expect, random } = world;
+  const { cluster, figures, short, seed, expect, random, patience } = world;
   const kills = short ? 4 : 20;
   const publishes = short ? 0 : 200_000;
   const load = await new Load(cluster, { name: 'pubsub', seed, rooms: 12, gapMs: short ? 60 : 30 }).start();
@@ -32,7 +33,7 @@ async function pubsubKilled(world) {
   await sleep(2_000);
   Object.assign(figures, { kills, killed, delay_p99_ms: ms(load.ledger.delay(0.99)), delay_max_ms: ms(load.ledger.delay(1)) });
   expect(killed >= kills * cluster.nodes.length, `${killed} subscriber connections were killed in ${kills} kills of ${cluster.nodes.length} nodes`);
-  expect(load.ledger.delay(1) <= 3_000, `a gap was filled only after ${ms(load.ledger.delay(1))} ms`);
+  expect(load.ledger.delay(1) <= 3_000 * patience, `a gap was filled only after ${ms(load.ledger.delay(1))} ms`);
   expect(Object.keys(load.ledger.closes).every((code) => code === '1006'), `clients were closed: ${JSON.stringify(load.ledger.closes)}`);
   await world.finish(load);
 }
@@ -114,7 +115,7 @@ async function redisEmptied(world) {
 }
 
 async function storePaused(world) {
-  const { cluster, figures, short, seed, expect } = world;
+  const { cluster, figures, short, seed, expect, patience } = world;
   const load = await new Load(cluster, { name: 'store', seed, cuts: 0 }).start();
   const typing = await new TypingProbe(cluster, `store-typing-${seed}`).start();
   await sleep(short ? 3_000 : 10_000);
@@ -138,14 +139,14 @@ async function storePaused(world) {
   typing.end();
   const [calm, troubled] = [before, during].map((delays) => delays.sort((a, b) => a - b)[Math.floor(delays.length * 0.99)] ?? 0);
   Object.assign(figures, { typing_p99_before_ms: calm.toFixed(1), typing_p99_during_ms: troubled.toFixed(1), typing_during: during.length });
-  // 10 % of a few milliseconds is less than what a shared machine does by itself.
-  expect(troubled <= Math.max(calm * 1.1, calm + 10), `typing slowed down with the store away: p99 ${calm} to ${troubled} ms`);
+  // 10 % of a few milliseconds is less than what a shared machine does by itself, and ten beside another test suite.
+  expect(troubled <= Math.max(calm * 1.1, calm + (patience > 1 ? 500 : 10)), `typing slowed down with the store away: p99 ${calm} to ${troubled} ms`);
   expect(Object.keys(load.ledger.closes).length === 0, `clients were dropped: ${JSON.stringify(load.ledger.closes)}`);
   await world.finish(load, 60_000);
 }
 
 async function nodeKilled(world) {
-  const { cluster, figures, short, seed, expect, random } = world;
+  const { cluster, figures, short, seed, expect, random, patience } = world;
   const herd = await new Herd(cluster, { name: `herd${seed}`, count: short ? 60 : 6_000, rooms: short ? 6 : 600 }).start();
   const load = await new Load(cluster, { name: 'killed', seed }).start();
   const rounds = short ? 2 : 3;
@@ -157,13 +158,13 @@ async function nodeKilled(world) {
     const ghosts = await herd.leaveBehind(victim, 5, round);
     await cluster.kill(victim);
     const survivor = cluster.nodes.find((node) => node !== victim);
-    const backMs = await until(() => herd.isBack(), 60_000);
+    const backMs = await until(() => herd.isBack(), 60_000 * patience);
     took.push(ms(backMs));
-    expect(backMs !== null && backMs <= 30_000, `all clients were to be back within 30 s; it took ${ms(backMs)}`);
+    expect(backMs !== null && backMs <= 30_000 * patience, `all clients were to be back within ${30 * patience} s; it took ${ms(backMs)}`);
     const isOffline = async (user) => (await cluster.get(survivor, `/v1/users/${user}/presence`))[1].status === 'offline';
-    const goneMs = await until(async () => (await Promise.all(ghosts.map(isOffline))).every(Boolean), 45_000, 250);
+    const goneMs = await until(async () => (await Promise.all(ghosts.map(isOffline))).every(Boolean), 45_000 * patience, 250);
     offline.push(ms(goneMs));
-    expect(goneMs !== null && goneMs <= 40_000, `users of the dead node are online still after ${ms(goneMs)} ms`);
+    expect(goneMs !== null && goneMs <= 40_000 * patience, `users of the dead node are online still after ${ms(goneMs)} ms`);
     await cluster.start(victim);
   }
   Object.assign(figures, { kills: rounds, herd: herd.count, all_back_ms: took, stale_presence_gone_ms: offline });
@@ -173,7 +174,7 @@ async function nodeKilled(world) {
 }
 
 async function rollingRestart(world) {
-  const { cluster, figures, short, seed, expect } = world;
+  const { cluster, figures, short, seed, expect, patience } = world;
   const herd = await new Herd(cluster, { name: `roll${seed}`, count: short ? 90 : 3_000, rooms: short ? 9 : 300 }).start();
   const load = await new Load(cluster, { name: 'rolling', seed, cuts: 0 }).start();
   const bursts = [];
@@ -191,22 +192,22 @@ async function rollingRestart(world) {
   }
   // Six of the window's seven seconds are left for them: an even pace is 15 % a second.
   Object.assign(figures, { told: load.ledger.count.told + herd.told, end_ms: ends, busiest_second_percent: bursts, closes: JSON.stringify({ ...load.ledger.closes }) });
-  expect(bursts.every((percent) => percent <= 40), `clients left in bursts: ${bursts} % of a node's within a second`);
-  expect(ends.every((endMs) => endMs <= 9_500), `a node took ${ends} ms to end, with drain.secs = 8`);
+  expect(bursts.every((percent) => percent <= (patience > 1 ? 70 : 40)), `clients left in bursts: ${bursts} % of a node's within a second`);
+  expect(ends.every((endMs) => endMs <= 8_000 + 1_500 * patience), `a node took ${ends} ms to end, with drain.secs = 8`);
   // Again, with 2 seconds only.
   const last = cluster.nodes.at(-1);
   await cluster.stop(last);
   await cluster.start(last, ['drain.secs=2']);
-  await until(() => herd.isBack(), 30_000);
+  await until(() => herd.isBack(), 30_000 * patience);
   await sleep(1_000);
   const closedBefore = herd.closes[1006] ?? 0;
   const began = performance.now();
   await cluster.stop(last);
   figures.end_with_2_s_ms = ms(performance.now() - began);
-  expect(figures.end_with_2_s_ms <= 2_600, `with drain.secs = 2 it took ${figures.end_with_2_s_ms} ms to end`);
+  expect(figures.end_with_2_s_ms <= 2_000 + 600 * patience, `with drain.secs = 2 it took ${figures.end_with_2_s_ms} ms to end`);
   expect((herd.closes[1006] ?? 0) === closedBefore, `${(herd.closes[1006] ?? 0) - closedBefore} connections ended without a close`);
   await cluster.start(last);
-  expect(await until(() => herd.isBack(), 30_000) !== null, 'clients were not back 30 s after the last restart');
+  expect(await until(() => herd.isBack(), 30_000 * patience) !== null, 'clients were not back after the last restart');
   herd.end();
   await world.finish(load);
 }
@@ -223,21 +224,26 @@ function busiestSecond(times) {
 }
 
 async function stampede(world) {
-  const { cluster, figures, seed, expect } = world;
-  // 20,000 on a machine of many cores; what two shared cores and one process of clients can hold is 5,000.
-  const herd = await new Herd(cluster, { name: `drop${seed}`, count: 5_000, rooms: 500, backOff: [0, 0] }).start();
+  const { cluster, figures, seed, clients, expect } = world;
+  const rooms = Math.ceil(clients / 40);
+  const herd = await new Herds(cluster, { name: `drop${seed}`, count: clients, rooms, backOff: [0, 0] }).start();
   const load = await new Load(cluster, { name: 'stampede', seed, rooms: 4, gapMs: 100, cuts: 0 }).start();
-  await sleep(5_000);
+  await sleep(10_000);
   const calm = load.ledger.delay(0.99);
-  const readsBefore = await Promise.all(cluster.nodes.map((node) => cluster.metric(node, 'bridge_history_pages_total')));
+  const total = async (name) => (await Promise.all(cluster.nodes.map((node) => cluster.metric(node, name)))).reduce((one, other) => one + other, 0);
+  const pages = async () => [await total('bridge_history_pages_total'), await total('store_statements_total')];
+  const [pagesBefore, statementsBefore] = await pages();
   load.ledger.mark();
-  herd.dropAll();
-  const backMs = await until(() => herd.isBack(), 90_000);
+  const backMs = await herd.dropAll(90_000);
   const troubled = load.ledger.delay(0.99);
-  const readsAfter = await Promise.all(cluster.nodes.map((node) => cluster.metric(node, 'bridge_history_pages_total')));
-  const sum = (numbers) => numbers.reduce((one, other) => one + other, 0);
-  Object.assign(figures, { dropped: herd.count, back_ms: ms(backMs), p99_before_ms: ms(calm), p99_during_ms: ms(troubled), history_pages: sum(readsAfter) - sum(readsBefore) });
+  const [pagesAfter, statementsAfter] = await pages();
+  Object.assign(figures, {
+    dropped: clients, back_ms: ms(backMs), p99_before_ms: ms(calm), p99_during_ms: ms(troubled),
+    history_pages: pagesAfter - pagesBefore, statements: statementsAfter - statementsBefore,
+  });
   expect(backMs !== null && backMs <= 60_000, `the herd was back after ${ms(backMs)} ms`);
+  expect(troubled <= 2 * calm, `those who stayed inside waited ${ms(troubled)} ms (P99) while the herd came back, ${ms(calm)} ms before`);
+  expect(Object.keys(load.ledger.closes).length === 0, `clients who stayed were dropped: ${JSON.stringify(load.ledger.closes)}`);
   herd.end();
   await world.finish(load);
 }
