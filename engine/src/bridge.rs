@@ -500,10 +500,7 @@ impl Bridge {
         for (id, look) in self.shared.looks.due(now) {
             let is_listed = self.rooms.get(&id).is_some_and(|room| room.receiver.look == look);
             if is_listed || look == looks::ANY {
-                self.at(now, &id, effects, |room, _| {
-                    room.receiver.looked_at_anew(look == looks::ANY);
-                    room.want_head();
-                });
+                self.at(now, &id, effects, |room, _| room.want_head());
             }
             if is_listed {
                 self.shared.looks.add(now, id, look);

@@ -409,13 +409,15 @@ impl Client {
             view.from = first.map_or(page["seq"].as_u64().unwrap_or_default(), |seq| seq - 1);
             view.position = Some((page["epoch"].as_u64().unwrap_or_default(), view.from));
         }
+        let first = messages.first().and_then(|message| message["seq"].as_u64());
+        let last = view.position.map_or(0, |(_, last)| last);
+        let begins_below = view.fresh && oracle.may_be_cut_off && first.is_some_and(|first| first <= last);
         view.fresh = false;
-        if !more && page["complete"] != true {
+        if begins_below || !more && page["complete"] != true {
             // The position was cut off: the answer is the newest messages, and takes the place of all.
-            let first = messages.first().and_then(|message| message["seq"].as_u64());
             view.messages.clear();
             view.from = first.map_or(page["seq"].as_u64().unwrap_or_default(), |seq| seq - 1);
-            view.position = Some((page["epoch"].as_u64().unwrap_or_default(), view.from));
+            view.position = Some((0, view.from));
         }
         for message in &messages {
             counts.replayed += 1;

@@ -74,8 +74,6 @@ pub(super) struct Receiver {
     /// The bus was asked for the room when it was subscribed to, and did not hold it: so all that a later generation says is
     /// news.
     was_absent: bool,
-    /// How many more looks that find the room not live need not ask the store: nothing was heard since it was asked.
-    glances_spared: u8,
     /// The store is being read for what is missing up to here.
     reading_hole: Option<u64>,
     /// The store is being read for a room that is not live.
@@ -253,7 +251,6 @@ impl Room {
         if !receiver.listens {
             return;
         }
-        receiver.glances_spared = 0;
         if !receiver.is_known() {
             // What does not fit here is found by the head's `stable`, or by the next message's.
             if receiver.early.len() < PENDING_MESSAGES_MAX as usize {
@@ -354,7 +351,6 @@ impl Room {
 
     pub(super) fn head(&mut self, turn: &mut Turn<'_>, number: u64, head: Head) {
         self.receiver.checked = number;
-        self.receiver.glances_spared = 0;
         if matches!(self.receiver.position, Position::Asking | Position::Absent) {
             self.receiver.reading_cold = None;
             let last = if self.receiver.was_absent { head.base.saturating_sub(1) } else { head.stable };

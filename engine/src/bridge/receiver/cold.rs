@@ -13,11 +13,6 @@ use crate::store::{RoomMeta, Row, StoreReply, StoreRequest};
 /// And how many tell whether there is more than a receiver has, with the room's facts.
 const GLANCE_ROWS: u32 = 1;
 
-/// So many looks at a room that stays away from the bus are believed after a glance. A message that came between, was not
-/// heard, and was lost with the bus again would be found by the next glance; a subscription that broke has all rooms
-/// looked at anew.
-const GLANCES_SPARED: u8 = 5;
-
 /// The store's view of a room that is not live on the bus.
 #[derive(Debug, Default)]
 pub(super) struct ColdRead {
@@ -58,13 +53,6 @@ impl Receiver {
         self.reading_cold.as_ref().is_some_and(|cold| cold.last.is_none())
     }
 
-    /// The head is about to be looked at: because a subscription broke, or only because it is time.
-    pub(in crate::bridge) fn looked_at_anew(&mut self, is_broken: bool) {
-        if is_broken {
-            self.glances_spared = 0;
-        }
-    }
-
     /// Does not ask the store any more, if it has not yet: whether that was so.
     pub(in crate::bridge) fn look_no_longer(&mut self) -> bool {
         let dropped = self.reading_cold.take_if(|cold| !cold.is_asked).is_some();
@@ -102,11 +90,6 @@ impl Room {
         let may_lack = self.receiver.is_known() && self.receiver.listens && self.init.is_none() && !self.init_wanted;
         if (is_asking || may_lack) && self.receiver.reading_cold.is_none() {
             let is_glance = !is_asking;
-            if is_glance && self.receiver.glances_spared > 0 && !self.receiver.is_stale && !self.someone_is_beyond() {
-                self.receiver.glances_spared -= 1;
-                self.receiver.checked = self.receiver.checked.max(number);
-                return;
-            }
             self.receiver.reading_cold = Some(Box::new(ColdRead { number, is_glance, ..ColdRead::default() }));
         }
     }
@@ -164,7 +147,6 @@ impl Room {
             self.init_wanted = true;
         } else {
             self.receiver.checked = self.receiver.checked.max(cold.number);
-            self.receiver.glances_spared = GLANCES_SPARED;
         }
     }
 
@@ -224,7 +206,6 @@ impl Room {
             let (generation, base) = cold.latest();
             let last = cold.last.unwrap_or(0);
             self.settle(turn, (generation, base, last, last), Some(cold.meta.bases.into()));
-            self.receiver.glances_spared = GLANCES_SPARED;
         }
     }
 }

@@ -205,20 +205,3 @@ fn a_users_room_that_nobody_writes_to_costs_the_store_nothing() {
         assert_eq!(seqs, [1, 2], "deaf {is_deaf}");
     }
 }
-
-#[test]
-fn a_room_that_stays_away_is_not_read_at_each_look() {
-    let mut world = world(4);
-    world.shard(ToBridge::Subscribe { room: room(0), shard: ShardId(0) });
-    world.shard(publish(0));
-    world.lose_bus();
-    world.pass(1_000);
-    world.trace.clear();
-    world.pass(50_000);
-    assert_eq!(store_requests(&world), 0);
-    world.pass(20_000);
-    assert_eq!(store_requests(&world), 1, "once a minute");
-    world.lose_bus();
-    world.pass(1_000);
-    assert_eq!(store_requests(&world), 2, "and when a subscription broke");
-}
