@@ -243,7 +243,7 @@ fn assumptions(out: &mut String, wanted: &Wanted, costs: &Costs, source: &str) {
         ),
         (
             "Redis, for a message and each hearer",
-            format!("{:.0} us and {:.1} us (docs/capacity.md)", a.redis_message_us, a.redis_pass_us),
+            format!("{:.0} us, a guess, and {:.1} us, a published figure", a.redis_message_us, a.redis_pass_us),
         ),
         (
             "Redis, for a user and a membership",

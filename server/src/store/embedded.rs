@@ -46,6 +46,11 @@ pub enum Fsync {
     },
 }
 
+/// What must stay free on the disk, unless the configuration says otherwise.
+pub const RESERVE_BYTES: u64 = 256 << 20;
+/// The cache of blocks, unless the configuration says otherwise.
+pub const CACHE_BYTES: u64 = 16 << 20;
+
 /// What the store is told at its start.
 #[derive(Clone, Debug)]
 pub struct EmbeddedConfig {
@@ -74,8 +79,8 @@ impl EmbeddedConfig {
             fsync: Fsync::Always,
             retention_days: 0,
             messages_per_room_max: 0,
-            reserve_bytes: 256 * 1024 * 1024,
-            cache_bytes: 16 * 1024 * 1024,
+            reserve_bytes: RESERVE_BYTES,
+            cache_bytes: CACHE_BYTES,
             queue_max: 4_096,
         }
     }

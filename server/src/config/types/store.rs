@@ -1,6 +1,7 @@
 //! The keys of `store.*`: where messages are kept.
 
 use super::Secret;
+use crate::store::embedded::{CACHE_BYTES, RESERVE_BYTES};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -64,8 +65,8 @@ impl Default for Store {
             fsync_interval_ms: 100,
             retention_days: 0,
             messages_per_room_max: 0,
-            reserve_bytes: 256 * 1024 * 1024,
-            cache_bytes: 16 * 1024 * 1024,
+            reserve_bytes: RESERVE_BYTES,
+            cache_bytes: CACHE_BYTES,
         }
     }
 }
