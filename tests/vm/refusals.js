@@ -1,4 +1,4 @@
-// Surroundings in which a node cannot start, and what `systemctl status` has to say then.
+// Surroundings in which a node cannot start, and what systemd shows of it then.
 import { sleep } from '../server.js';
 import { inside, must } from './lab.js';
 
@@ -10,7 +10,7 @@ const noDropIn = `rm -rf ${DROP_IN} && systemctl daemon-reload`;
 const setting = (text) => `cp -p ${CONFIG} /root/kept.toml && printf '${text}' >>${CONFIG}`;
 const noSetting = `cp -p /root/kept.toml ${CONFIG}`;
 
-/** `final`: trying again does not help, so systemd must not. `says`: what an operator finds in `systemctl status`. */
+/** `final`: trying again does not help, so systemd must not. `says`: what an operator finds in `systemctl status`, or else in the journal. */
 export const REFUSALS = {
   wrong_value: { before: setting('\\n[heartbeats]\\nsecs = 30\\n'), after: noSetting, says: /heartbeats/, final: true },
   nofile_too_low: {
@@ -36,14 +36,15 @@ export async function refused({ before, after, says, final }) {
   try {
     if ((await inside('systemctl start roomwire', 120_000)).status === 0) throw new Error('it started');
     await sleep(4_000);
-    said = (await inside('systemctl status roomwire --no-pager -l')).out;
+    // While systemd tries again, its status shows only what the attempt under way said; the journal has all of them.
+    said = (await inside(final ? 'systemctl status roomwire --no-pager -l' : 'journalctl -u roomwire -o cat --no-pager -n 40')).out;
     restarts = Number(await must('systemctl show roomwire -p NRestarts --value'));
   } finally {
     await must(`systemctl stop roomwire; ${after}`);
     await must('systemctl reset-failed roomwire 2>/dev/null; true');
   }
   const line = said.split('\n').find((text) => says.test(text));
-  if (!line) throw new Error(`systemctl status does not say it:\n${said}`);
+  if (!line) throw new Error(`it is not said:\n${said}`);
   if (final && restarts > 0) throw new Error(`systemd tried ${restarts} times more, which cannot help:\n${said}`);
   await must('systemctl start roomwire');
   return `"${line.replace(/^.*?\]: /, '').trim()}"; starts again afterwards`;
