@@ -6,16 +6,13 @@
 //! A head is looked at when a hole shows (50 ms, then back off to 1 s), when something is in doubt (at most every 50 ms),
 //! and in a cluster about every 10 s ([`super::looks`]): nothing else finds the loss of a last message.
 
-mod cold;
-mod cut_off;
-
+use super::init::Survey;
 use super::room::Room;
 use super::shared::{BACK_OFF_MS_MAX, Purpose, Turn, back_off_ms, hint_ms};
 use super::writer::chat_json;
 use crate::bus::{BusEvent, Head, PENDING_MESSAGES_MAX, row_of_payload};
-use crate::store::{From, ReadRow, StoreReply, StoreRequest};
+use crate::store::{From, ReadRow, RoomMeta, Row, StoreReply, StoreRequest};
 use bytes::Bytes;
-use cold::ColdRead;
 use roomwire_wire::message::HISTORY_MESSAGES_MAX;
 use std::collections::BTreeMap;
 
@@ -26,6 +23,9 @@ pub(super) const PENDING_MS_MAX: u64 = 1_000;
 /// How many rows of the tail tell where a room ends: W for what may be missing, and D for the dedupe window.
 pub(super) const TAIL_ROWS: u32 = (PENDING_MESSAGES_MAX + crate::bus::DEDUPE_MESSAGES) as u32;
 
+/// And how many tell whether there is more than a receiver has, with the room's facts.
+const GLANCE_ROWS: u32 = 1;
+
 /// Whether `next` means something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Position {
@@ -33,9 +33,6 @@ enum Position {
     Unknown,
     /// HEAD is under way, or its answer was "not live" and the store is being read.
     Asking,
-    /// HEAD's answer was "not live", nobody here writes, and nobody asks what was said before: what another node says from
-    /// now on begins a generation, and the place is where that begins.
-    Absent,
     Known,
 }
 
@@ -71,19 +68,10 @@ pub(super) struct Receiver {
     hold: BTreeMap<u64, Held>,
     /// What was heard before the position was known.
     early: Vec<BusEvent>,
-    /// The bus was asked for the room when it was subscribed to, and did not hold it: so all that a later generation says is
-    /// news.
-    was_absent: bool,
     /// The store is being read for what is missing up to here.
     reading_hole: Option<u64>,
     /// The store is being read for a room that is not live.
     reading_cold: Option<Box<ColdRead>>,
-    /// The generation that was followed until others went by unheard: the store is asked where they began, and nothing is
-    /// delivered meanwhile.
-    passed: Option<u64>,
-    reading_passed: bool,
-    /// The store has rows of a later generation where this one is still served.
-    is_stale: bool,
     /// (generation, base) as the store had them, once they were asked for.
     pub(super) bases: Option<Box<[(u64, u64)]>>,
     /// When to look at the head.
@@ -99,6 +87,19 @@ pub(super) struct Receiver {
     pub(super) look: u64,
 }
 
+/// The store's view of a room that is not live on the bus.
+#[derive(Debug, Default)]
+struct ColdRead {
+    /// Of the HEAD that was answered "not live".
+    number: u64,
+    /// Asked by a receiver that knows its place, and wants to know only whether there is more.
+    is_glance: bool,
+    meta: RoomMeta,
+    tail: Vec<Row>,
+    /// What the room's head is, if the bus says once more that the room is not live: nothing read was undecided then.
+    last: Option<u64>,
+}
+
 impl Receiver {
     pub(super) fn listening(look: u64) -> Receiver {
         Receiver { listens: true, look, ..Receiver::default() }
@@ -108,20 +109,9 @@ impl Receiver {
         self.position == Position::Known
     }
 
-    /// Whether its place is known, or will be once anything is said.
-    pub(super) fn is_placed(&self) -> bool {
-        matches!(self.position, Position::Known | Position::Absent)
-    }
-
     /// All that was decided when the HEAD of that number was answered is delivered.
     pub(super) fn has_checked(&self, number: u64) -> bool {
-        let is_there = self.next > self.know && self.reading_hole.is_none() && self.passed.is_none();
-        self.checked >= number && is_there
-    }
-
-    /// Generations went by unheard, and the store has not said yet where they began.
-    pub(super) fn is_passed(&self) -> bool {
-        self.passed.is_some()
+        self.checked >= number && self.next > self.know && self.reading_hole.is_none()
     }
 
     /// The last seq that was delivered or skipped.
@@ -138,6 +128,17 @@ impl Receiver {
         if self.position == Position::Known {
             self.position = Position::Unknown;
         }
+    }
+
+    fn adopt(&mut self, generation: u64, base: u64) {
+        if generation <= self.generation {
+            return;
+        }
+        self.generation = generation;
+        self.base = base;
+        self.know = self.know.max(base.saturating_sub(1));
+        self.hold.retain(|seq, held| held.generation >= generation || *seq < base);
+        self.bases = None;
     }
 
     fn has_hole(&self) -> bool {
@@ -158,11 +159,7 @@ impl Room {
         if self.receiver.listens && self.receiver.subscription == Subscription::None && is_due {
             self.ask_subscription(turn);
         }
-        let needs_place = self.history.is_some() || self.has_queue();
         let receiver = &mut self.receiver;
-        if receiver.position == Position::Absent && needs_place {
-            receiver.position = Position::Unknown;
-        }
         let may_ask = is_due && (!receiver.listens || receiver.subscription == Subscription::Made);
         let init_hangs = self.init.as_ref().is_none_or(|init| init.failures > 0);
         if receiver.position == Position::Unknown && is_needed && may_ask && init_hangs && !self.init_wanted {
@@ -170,7 +167,7 @@ impl Room {
             self.want_head();
             return;
         }
-        if !receiver.is_known() || !receiver.listens || self.read_passed(turn) {
+        if !receiver.is_known() || !receiver.listens {
             return;
         }
         self.drain_hold(turn);
@@ -256,22 +253,18 @@ impl Room {
             if receiver.early.len() < PENDING_MESSAGES_MAX as usize {
                 receiver.early.push(event);
             }
-            if receiver.position == Position::Absent {
-                self.want_head();
-            }
             return;
         }
         match event {
             BusEvent::Message { generation, seq, base, stable, payload, received_us, .. } => {
-                self.adopt(turn, generation, base);
-                let receiver = &mut self.receiver;
+                receiver.adopt(generation, base);
                 if generation == receiver.generation {
                     receiver.know = receiver.know.max(stable);
                 }
                 self.hold(seq, Held { generation, payload: Some(payload), received_us });
             }
             BusEvent::Control { generation, base, void, .. } => {
-                self.adopt(turn, generation, base);
+                receiver.adopt(generation, base);
                 if let Some(seq) = void {
                     self.hold(seq, Held { generation, payload: None, received_us: 0 });
                 }
@@ -296,9 +289,6 @@ impl Room {
     }
 
     fn drain_hold(&mut self, turn: &mut Turn<'_>) {
-        if self.receiver.passed.is_some() {
-            return;
-        }
         while let Some(held) = self.receiver.hold.remove(&self.receiver.next) {
             let seq = self.receiver.next;
             self.receiver.next += 1;
@@ -325,10 +315,6 @@ impl Room {
             self.check_failed(turn);
             return;
         };
-        if self.is_of_later_generation(turn, &rows) {
-            self.receiver.read_ms = Some(turn.now_ms() + back_off_ms(2, 0));
-            return;
-        }
         // `know` may have grown since; this page can only speak of what was decided when it was asked for.
         let end = if cut { rows.last().map_or(0, |read| read.row.seq) } else { know };
         for read in rows {
@@ -351,13 +337,11 @@ impl Room {
 
     pub(super) fn head(&mut self, turn: &mut Turn<'_>, number: u64, head: Head) {
         self.receiver.checked = number;
-        if matches!(self.receiver.position, Position::Asking | Position::Absent) {
+        if self.receiver.position == Position::Asking {
             self.receiver.reading_cold = None;
-            let last = if self.receiver.was_absent { head.base.saturating_sub(1) } else { head.stable };
-            self.settle(turn, (head.generation, head.base, last, head.stable), None);
+            self.settle(turn, (head.generation, head.base, head.stable), None);
         } else if self.receiver.is_known() {
-            self.receiver.look_no_longer();
-            self.adopt(turn, head.generation, head.base);
+            self.receiver.adopt(head.generation, head.base);
             if head.generation == self.receiver.generation {
                 self.receiver.know = self.receiver.know.max(head.stable);
             }
@@ -370,6 +354,31 @@ impl Room {
             self.void_seq(turn, head.generation, seq);
         }
         self.head_for_writer(turn, &head);
+    }
+
+    /// The bus does not hold the room.
+    pub(super) fn head_needs_init(&mut self, turn: &mut Turn<'_>, number: u64) {
+        if self.init.is_none() && (self.has_unresolved() || self.has_queue()) {
+            self.init_wanted = true;
+        }
+        if let Some(cold) = self.receiver.reading_cold.take_if(|cold| cold.last.is_some()) {
+            self.cold_confirmed(turn, *cold);
+            return;
+        }
+        let is_asking = self.receiver.position == Position::Asking;
+        if is_asking && (self.init_wanted || self.init.as_ref().is_some_and(|init| init.failures == 0)) {
+            // The head is asked for again when the room is live, or its initialisation has failed.
+            self.receiver.position = Position::Unknown;
+            return;
+        }
+        // One that knows its place may have missed messages of a bus that is gone: the store tells.
+        let may_lack = self.receiver.is_known() && self.receiver.listens && self.init.is_none() && !self.init_wanted;
+        if (is_asking || may_lack) && self.receiver.reading_cold.is_none() {
+            let is_glance = !is_asking;
+            self.receiver.reading_cold = Some(Box::new(ColdRead { number, is_glance, ..ColdRead::default() }));
+            let window = if is_glance { GLANCE_ROWS } else { TAIL_ROWS };
+            self.ask_store(turn, Purpose::Cold, |ticket, room| StoreRequest::ReadRoom { ticket, room, window });
+        }
     }
 
     pub(super) fn head_failed(&mut self, turn: &mut Turn<'_>, hint_ms: u32) {
@@ -390,21 +399,118 @@ impl Room {
         self.receiver.check_ms = Some(turn.now_ms() + wait_ms);
     }
 
+    // A room that is not live on the bus: its head is what the store has.
+
+    pub(super) fn cold_read(&mut self, turn: &mut Turn<'_>, reply: StoreReply) {
+        let Some(mut cold) = self.receiver.reading_cold.take() else { return };
+        let StoreReply::Room { meta, tail, .. } = reply else {
+            self.cold_failed(turn, hint_ms(&reply));
+            return;
+        };
+        (cold.meta, cold.tail) = (meta, tail);
+        if cold.is_glance {
+            self.glanced(&cold);
+            return;
+        }
+        let survey = Survey::of(&cold.meta, &cold.tail, 0);
+        if survey.needs_oldest(&cold.meta) {
+            self.receiver.reading_cold = Some(cold);
+            self.ask_store(turn, Purpose::ColdOldest, oldest_request);
+        } else {
+            self.cold_surveyed(turn, cold, &survey);
+        }
+    }
+
+    /// What a receiver that knows its place saw of a room that the bus has lost: a generation is made only if something
+    /// is there that it does not have, be it a row that no generation will keep.
+    fn glanced(&mut self, cold: &ColdRead) {
+        let (meta, receiver) = (&cold.meta, &self.receiver);
+        if !receiver.is_known() {
+            // The position is asked for anew, and with it the whole tail.
+            self.receiver.position = Position::Unknown;
+            return;
+        }
+        let rows = cold.tail.iter().map(|row| row.seq);
+        let bases = meta.bases.iter().map(|(_, base)| base.saturating_sub(1));
+        let last = rows.chain(bases).chain(meta.voids.last().copied()).max().unwrap_or(0);
+        // A client from another node may know a generation in which nothing was said yet.
+        let is_behind = meta.generation > receiver.generation && self.someone_is_beyond();
+        if last >= receiver.next || is_behind {
+            self.init_wanted = true;
+        } else {
+            self.receiver.checked = self.receiver.checked.max(cold.number);
+        }
+    }
+
+    pub(super) fn cold_oldest(&mut self, turn: &mut Turn<'_>, reply: &StoreReply) {
+        let Some(cold) = self.receiver.reading_cold.take() else { return };
+        let StoreReply::Page { oldest, .. } = reply else {
+            self.cold_failed(turn, hint_ms(reply));
+            return;
+        };
+        let survey = Survey::of(&cold.meta, &cold.tail, *oldest);
+        self.cold_surveyed(turn, cold, &survey);
+    }
+
+    fn cold_failed(&mut self, turn: &mut Turn<'_>, hint_ms: u32) {
+        if self.receiver.position == Position::Asking {
+            self.position_failed(turn, hint_ms);
+            self.refuse_history(turn, hint_ms);
+        }
+        self.check_failed(turn);
+    }
+
+    fn cold_surveyed(&mut self, turn: &mut Turn<'_>, mut cold: Box<ColdRead>, survey: &Survey) {
+        if self.receiver.position != Position::Asking {
+            return;
+        }
+        // A generation without a base is one that is being made, or was given up: what lies behind its beginning may be
+        // left out of it by who makes it, though it is here already.
+        let (latest, base) = cold.meta.bases.last().copied().unwrap_or((0, 1));
+        let is_being_made = latest != cold.meta.generation;
+        // What came after the latest generation's beginning may have been pending on the bus that is gone, and a void of
+        // it on its way to the store: only another generation keeps that out. A bus in this process takes its voids along.
+        let is_open = turn.shared.config.cluster && survey.last >= base;
+        if survey.missing.is_empty() && !is_being_made && !is_open {
+            cold.last = Some(survey.last);
+            self.receiver.reading_cold = Some(cold);
+            self.want_head();
+            return;
+        }
+        // Only an initialisation may decide what nobody decided yet.
+        if self.init.is_some() {
+            self.position_failed(turn, 0);
+            self.refuse_history(turn, 0);
+        } else {
+            self.receiver.position = Position::Unknown;
+            self.init_wanted = true;
+        }
+    }
+
+    /// The room was not live before the read, nor after.
+    fn cold_confirmed(&mut self, turn: &mut Turn<'_>, cold: ColdRead) {
+        if self.receiver.position == Position::Asking {
+            let (generation, base) = cold.meta.bases.last().copied().unwrap_or((0, 1));
+            let last = cold.last.unwrap_or(0);
+            self.settle(turn, (generation, base, last), Some(cold.meta.bases.into()));
+        }
+    }
+
     /// The room was initialised: whoever waited for that may ask again, and its generation is a new one.
     pub(super) fn position_may_be_asked(&mut self) {
         if self.receiver.position == Position::Unknown {
             self.receiver.check_ms = None;
         }
-        if self.receiver.is_placed() && self.receiver.listens || self.has_unresolved() {
+        if self.receiver.is_known() && self.receiver.listens || self.has_unresolved() {
             self.want_head();
         }
     }
 
-    /// The position is found: all up to `last` is history, all after is delivered; all up to `know` is decided.
+    /// The position is found: all up to `last` is history, all after is delivered.
     fn settle(
         &mut self,
         turn: &mut Turn<'_>,
-        (generation, base, last, know): (u64, u64, u64, u64),
+        (generation, base, last): (u64, u64, u64),
         bases: Option<Box<[(u64, u64)]>>,
     ) {
         let receiver = &mut self.receiver;
@@ -412,7 +518,7 @@ impl Room {
         receiver.generation = generation;
         receiver.base = base;
         receiver.next = last + 1;
-        receiver.know = know.max(last);
+        receiver.know = last;
         receiver.bases = bases;
         receiver.check_ms = None;
         receiver.hold.clear();

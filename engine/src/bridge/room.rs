@@ -5,7 +5,6 @@
 
 use super::history::History;
 use super::init::Init;
-use super::pace::Permit;
 use super::receipt;
 use super::receiver::{Receiver, Subscription};
 use super::recent::Recent;
@@ -45,7 +44,6 @@ struct Reads {
     cold: Ticket,
     history: Ticket,
     hole: Ticket,
-    passed: Ticket,
 }
 
 /// One room on this node.
@@ -70,8 +68,6 @@ pub(super) struct Room {
     pub(super) writer: Option<Box<Writer>>,
     pub(super) init: Option<Box<Init>>,
     pub(super) void: Option<Box<VoidRun>>,
-    /// To ask the store for what makes the room whole.
-    pub(super) permit: Permit,
     /// A `user:` room stays until then.
     keep_until_ms: u64,
     /// The room is in the list of the next flush.
@@ -96,7 +92,6 @@ impl Room {
             writer: None,
             init: None,
             void: None,
-            permit: Permit::None,
             keep_until_ms: 0,
             is_dirty: false,
             timer_ms: None,
@@ -181,7 +176,6 @@ impl Room {
             Purpose::Cold | Purpose::ColdOldest => Some(&mut self.reads.cold),
             Purpose::Bases | Purpose::Decided | Purpose::Latest | Purpose::Page => Some(&mut self.reads.history),
             Purpose::Hole => Some(&mut self.reads.hole),
-            Purpose::Passed => Some(&mut self.reads.passed),
             Purpose::Init { .. } | Purpose::Resolve { .. } | Purpose::Known { .. } | Purpose::Void | Purpose::Fence => {
                 None
             }
@@ -220,10 +214,7 @@ impl Room {
 
     pub(super) fn bus_event(&mut self, turn: &mut Turn<'_>, event: BusEvent) {
         match event {
-            BusEvent::Message { .. } | BusEvent::Control { .. } => {
-                self.begun_elsewhere(turn);
-                self.hear(turn, event);
-            }
+            BusEvent::Message { .. } | BusEvent::Control { .. } => self.hear(turn, event),
             BusEvent::Ephemeral { payload, .. } => self.tell_members(turn, &payload),
             BusEvent::Doubt { .. } => self.doubt(turn),
             BusEvent::Lost => self.want_head(),
@@ -244,7 +235,6 @@ impl Room {
             Purpose::Latest => self.generation_read(turn, &reply),
             Purpose::Page => self.page_read(turn, reply),
             Purpose::Hole => self.hole_read(turn, reply),
-            Purpose::Passed => self.passed_read(turn, reply),
             Purpose::Resolve { generation, seq } => self.resolved(turn, generation, seq, &reply),
             Purpose::Fence => self.fenced(turn, &reply),
             Purpose::Known { attempt, seq } => self.known_read(turn, attempt, seq, &reply),
@@ -305,7 +295,6 @@ impl Room {
 
     pub(super) fn pump(&mut self, turn: &mut Turn<'_>) {
         self.pump_init(turn);
-        self.pump_cold(turn);
         self.pump_receiver(turn);
         self.pump_history(turn);
         self.pump_writer(turn);
@@ -317,9 +306,6 @@ impl Room {
         if self.has_flush_work(turn.now) && !self.is_dirty {
             self.is_dirty = true;
             turn.shared.dirty.push(self.id.clone());
-        }
-        if !self.needs_permit(turn.now_ms()) {
-            turn.shared.pace.give_back(&mut self.permit);
         }
     }
 
@@ -365,7 +351,6 @@ impl Room {
     }
 
     pub(super) fn dispose(&mut self, turn: &mut Turn<'_>) {
-        turn.shared.pace.give_back(&mut self.permit);
         self.listen_no_longer(turn);
     }
 

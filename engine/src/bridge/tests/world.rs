@@ -70,7 +70,6 @@ pub(super) fn config(boot: u64) -> BridgeConfig {
         cluster: false,
         publishes_max: 10_000,
         publish_ms_max: 5_000,
-        inits_max: 4,
         page_bytes_max: 64 * 1024,
         recent_bytes_max: 64 * 1024,
         bus_log: false,
@@ -370,10 +369,6 @@ impl World {
 
     pub(super) fn ask(&mut self, from: ConnectionRef, ask: HistoryAsk) {
         self.shard(ToBridge::History { from, room: room(), ask });
-    }
-
-    pub(super) fn ask_of(&mut self, from: ConnectionRef, room: RoomId, ask: HistoryAsk) {
-        self.shard(ToBridge::History { from, room, ask });
     }
 
     pub(super) fn call(&mut self, call: u64, what: Call) {

@@ -87,8 +87,7 @@ pub struct Cql {
     pub password: Option<Secret>,
     /// A PEM file with the certificate authority of the cluster's nodes. If set, connections use TLS.
     pub ca_file: Option<String>,
-    /// The most statements under way at once; others wait their turn. At most a quarter as many rooms are begun anew at
-    /// once after a loss of Redis.
+    /// The most statements under way at once; others wait their turn.
     #[schemars(extend("minimum" = 1, "maximum" = 4_096))]
     pub in_flight_max: u32,
     /// The most requests that wait for the cluster; beyond, publishers are told `unavailable`.
