@@ -49,6 +49,9 @@ const DRAIN_KEPT_MS: u32 = 3_000;
 const CUT_SHORT: Duration = Duration::from_millis(2_500);
 /// How long a token of the demo page is valid: the page asks for a new one at each connection.
 const DEV_TOKEN_SECS: u64 = 3_600;
+/// How long the port of a process that was killed may stay taken: its ring holds the listener, and the kernel takes rings
+/// apart a moment after their process is gone.
+const PORT_LINGERS_MAX: Duration = Duration::from_millis(1_000);
 
 /// Runs a node until it has drained after a signal. `again` reads the configuration anew at SIGHUP, `filter` is what is
 /// logged.
@@ -357,10 +360,18 @@ fn refuse_taken_port(addr: SocketAddr) -> Result<(), Failure> {
         socket.set_reuse_address(true)?;
         socket.bind(&addr.into())
     };
-    match bind() {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(Failure::runtime(taken("listen.addr", addr))),
-        // Whatever else is wrong, the shard's own attempt says it best.
-        _ => Ok(()),
+    let began = Instant::now();
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if began.elapsed() > PORT_LINGERS_MAX {
+                    return Err(Failure::runtime(taken("listen.addr", addr)));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            // Whatever else is wrong, the shard's own attempt says it best.
+            _ => return Ok(()),
+        }
     }
 }
 
