@@ -139,7 +139,7 @@ export class Roomwire extends Emitter<ClientEvents> {
       token = typeof this.options.token === 'string' ? this.options.token : await this.options.token();
     } catch (error) {
       if (turn !== this.turn) return;
-      this.emit('error', new RoomwireError('token', `no token: ${error instanceof Error ? error.message : String(error)}`));
+      this.emit('error', new RoomwireError('token', `no token: ${reasonOf(error)}`));
       return this.backOff('no token');
     }
     if (turn !== this.turn) return;
@@ -147,7 +147,7 @@ export class Roomwire extends Emitter<ClientEvents> {
     try {
       socket = new this.makeSocket(this.url, ['roomwire.v1', `bearer.${token}`]);
     } catch (error) {
-      return this.end(`cannot connect: ${error instanceof Error ? error.message : String(error)}`);
+      return this.end(`cannot connect: ${reasonOf(error)}`);
     }
     this.socket = socket;
     this.later(CONNECT_MS_MAX, () => { if (!this.openedAt) this.lost('no answer'); });
@@ -484,6 +484,10 @@ type Timer = ReturnType<typeof setTimeout> | undefined;
 
 function strip<T>({ type: _, ...rest }: Incoming): T {
   return rest as T;
+}
+
+function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 /** Unique among the ids of one user in one room; nothing depends on its being hard to guess. */

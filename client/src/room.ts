@@ -128,7 +128,7 @@ export class Room extends Emitter<RoomEvents> {
     });
   }
 
-  /** A page of the join came: handed out at once if nothing can be wrong with it. @internal */
+  /** All pages of the join have come. */
   private joined(from: Position | null, { messages, complete }: Page): void {
     if (this.state === 'left') return;
     this.refusals = 0;
