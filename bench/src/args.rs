@@ -37,6 +37,9 @@ pub(crate) enum Command {
     Agent(agent::Agent),
     /// How many boxes, Redis shards and Cassandra nodes a load wants, from the costs that a suite has measured
     Plan(capacity::Plan),
+    /// Write the man pages into a folder: roomwire-bench and one for each command
+    #[command(hide = true)]
+    Man { folder: PathBuf },
     /// Serve as `floor` wants it; started by it
     #[command(hide = true)]
     FloorServer { addr: SocketAddr },
@@ -134,6 +137,9 @@ pub(crate) struct Common {
     /// Source addresses 127.0.0.1, 127.0.0.2, ... so that ports do not run out (loopback only; 0 lets the kernel choose)
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=250))]
     pub(crate) sources: u8,
+    /// Number of the first user, so that runs beside each other have users of their own
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1_000_000_000))]
+    pub(crate) first_user: u32,
     /// Handshakes under way at once, in each worker
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) connect_burst: u32,

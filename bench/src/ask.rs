@@ -133,6 +133,7 @@ impl<'a> Ask<'a> {
             worker: 0,
             workers: self.workers().min(connections),
             sources: if self.common.addr.iter().all(|addr| addr.ip().is_loopback()) { self.common.sources } else { 0 },
+            first_user: self.common.first_user,
             connect_burst: self.common.connect_burst,
             rooms: self.rooms,
             rate: if is_open { self.rate } else { 0.0 },

@@ -45,6 +45,16 @@ impl Layout {
         self.plan.worker + local as u32 * self.plan.workers
     }
 
+    /// The number of the user that `connection` is.
+    pub(crate) fn user(&self, connection: u32) -> u32 {
+        self.plan.first_user + connection
+    }
+
+    /// The connection that is the user of that number, unless it is of another run.
+    pub(crate) fn connection_of_user(&self, user: u32) -> Option<u32> {
+        user.checked_sub(self.plan.first_user).filter(|connection| *connection < self.topology.connections())
+    }
+
     /// This worker's index of `connection`, or `None` if another worker holds it.
     pub(crate) fn local(&self, connection: u32) -> Option<usize> {
         (connection % self.plan.workers == self.plan.worker).then_some((connection / self.plan.workers) as usize)
@@ -119,6 +129,7 @@ pub(crate) mod tests {
             worker,
             workers,
             sources: 1,
+            first_user: 0,
             connect_burst: 1,
             rooms,
             rate: 1_000.0,
@@ -170,5 +181,13 @@ pub(crate) mod tests {
         };
         assert_eq!(of(Dialect::Roomwire).movers, [1, 2, 3, 5, 6, 7]);
         assert_eq!((of(Dialect::Roomwire).deliveries(), of(Dialect::Plain).deliveries()), (40, 10));
+    }
+
+    #[test]
+    fn users_are_numbered_from_the_first_of_this_run() {
+        let rooms = Rooms::Equal { rooms: 2, members: 4, publishers: 1 };
+        let layout = Layout::new(Plan { first_user: 100, ..plan(rooms, 0, 0, 1) });
+        assert_eq!((layout.user(0), layout.user(7)), (100, 107));
+        assert_eq!([99, 100, 107, 108].map(|user| layout.connection_of_user(user)), [None, Some(0), Some(7), None]);
     }
 }

@@ -52,9 +52,11 @@ mod topology;
 mod worker;
 mod zipf;
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use anyhow::{Context as _, Result};
+use clap::{CommandFactory as _, Parser as _};
 
 use crate::args::{Arguments, Command};
 
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Agent(agent) => agent::run(&agent),
         Command::Plan(plan) => capacity::run(&plan),
         Command::Report(merge) => runs::merge(&merge),
+        Command::Man { folder } => man(&folder).map(|()| true),
         Command::Worker => worker::run().map(|()| true),
     };
     match outcome {
@@ -79,4 +82,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The man pages of the package, from the same words as `--help`.
+fn man(folder: &Path) -> Result<()> {
+    let write =
+        || std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(Arguments::command(), folder));
+    write().with_context(|| format!("cannot write man pages to {}", folder.display()))
 }

@@ -389,11 +389,11 @@ impl Observer {
     fn hear_typing(&mut self, local: usize, user: Option<u32>, at_ns: u64) {
         self.record.count(Counted::TypingArrived);
         let layout = &self.layout;
-        let Some(user) = user.filter(|user| *user < layout.topology.connections()) else { return };
-        let sent_ns = layout.local(user).map_or(0, |sender| self.typing_sent_ns[sender]);
+        let Some(sender) = user.and_then(|user| layout.connection_of_user(user)) else { return };
+        let sent_ns = layout.local(sender).map_or(0, |local| self.typing_sent_ns[local]);
         if self.window.contains(&sent_ns) {
             self.record.time(Timed::Typing, at_ns.saturating_sub(sent_ns));
-            if layout.node_of(user) != layout.node_of(layout.connection(local)) {
+            if layout.node_of(sender) != layout.node_of(layout.connection(local)) {
                 self.record.time(Timed::TypingAcross, at_ns.saturating_sub(sent_ns));
             }
         }

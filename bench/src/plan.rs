@@ -83,6 +83,8 @@ pub(crate) struct Plan {
     pub(crate) worker: u32,
     pub(crate) workers: u32,
     pub(crate) sources: u8,
+    /// Connection 0 is the user of this number.
+    pub(crate) first_user: u32,
     pub(crate) connect_burst: u32,
     pub(crate) rooms: Rooms,
     /// Messages a second, all publishers together, and how many.

@@ -124,7 +124,8 @@ impl Worker {
             self.observer.record.time(Timed::ReadLag, self.swarm.last_turn_ns());
         }
         while let Some(local) = self.observer.opened.pop() {
-            centrifugo::write_connect(&self.mint.token(self.layout.connection(local))?, &mut self.text);
+            let user = self.layout.user(self.layout.connection(local));
+            centrifugo::write_connect(&self.mint.token(user)?, &mut self.text);
             self.swarm.send(local, self.text.as_bytes())?;
         }
         while let Some(local) = self.observer.pinged.pop() {
@@ -154,7 +155,7 @@ impl Worker {
     fn connect(&mut self, local: usize) -> Result<()> {
         let layout = &self.layout;
         let connection = layout.connection(local);
-        let query = layout.plan.dialect.query(&self.mint.token(connection)?);
+        let query = layout.plan.dialect.query(&self.mint.token(layout.user(connection))?);
         let resource = format!("{}{query}", layout.plan.path);
         let addr = layout.plan.addrs[layout.node_of(connection)];
         let target = Target { addr, resource: &resource, source: layout.plan.source_of(connection) };
@@ -199,7 +200,8 @@ impl Worker {
         let watched = self.layout.plan.extras.watched.min(all - 1);
         for local in 0..if watched == 0 { 0 } else { self.layout.own_connections() } {
             let connection = self.layout.connection(local);
-            payload::write_watch((1..=watched).map(|step| (connection + step) % all), &mut self.text);
+            let users = (1..=watched).map(|step| self.layout.user((connection + step) % all));
+            payload::write_watch(users, &mut self.text);
             self.swarm.send(local, self.text.as_bytes())?;
         }
         Ok(())
