@@ -5,7 +5,8 @@
 //!
 //! Reading order: this file (what comes in and goes out, and which room it is for), `bridge/room.rs` (one room, and the
 //! pump that moves it on), then a file per role of ORDERING.md: `writer`, `receiver`, `history` with `recent`, `init`,
-//! `void`; `receipt` stands alone; `shared` is what the rooms of a bridge share, `looks` which of their heads to look at.
+//! `void`; `receipt` stands alone; `shared` is what the rooms of a bridge share, `looks` which of their heads to look at,
+//! `pace` how many of them are begun anew at once.
 //!
 //! Memory: a room exists here while a shard is subscribed to it, while something of it is under way, and for
 //! [`USER_ROOM_IDLE_MS`] after a message to a `user:` room. An idle subscribed room costs some 500 bytes. Recent messages
@@ -18,6 +19,7 @@ mod cluster;
 mod history;
 mod init;
 mod looks;
+mod pace;
 mod receipt;
 mod receiver;
 mod recent;
@@ -60,6 +62,8 @@ pub struct BridgeConfig {
     pub publishes_max: u32,
     /// The most milliseconds that a publish waits for the store before it is refused; it may still appear later, once.
     pub publish_ms_max: u32,
+    /// The most rooms that are begun anew, or read whole for want of a bus that knows them, at once.
+    pub inits_max: u32,
     /// The most content bytes of one page of history.
     pub page_bytes_max: u32,
     /// The most bytes of recent messages kept in memory per room with members here, for history and resume.
@@ -187,6 +191,8 @@ pub struct BridgeStats {
     pub refused_total: u64,
     pub voided_total: u64,
     pub inits_total: u64,
+    /// Rooms that wait for their turn to be begun anew, or looked at in the store.
+    pub inits_waiting_now: u64,
     pub history_pages_total: u64,
     pub history_from_memory_total: u64,
     pub history_from_log_total: u64,
@@ -255,6 +261,7 @@ impl Bridge {
                 }
             }
         }
+        self.call_up(now, effects);
         self.trim_recent();
         self.finish(effects);
     }
@@ -502,6 +509,14 @@ impl Bridge {
         for place in self.shared.pop_append_retries(now) {
             self.at(now, &place.room, effects, |room, turn| room.append_again(turn, place.generation, place.seq));
         }
+    }
+
+    /// Permits that are free go to the rooms that wait for one.
+    fn call_up(&mut self, now: Now, effects: &mut Vec<BridgeEffect>) {
+        while let Some((id, haste)) = self.shared.pace.next() {
+            self.at(now, &id, effects, |room, turn| turn.shared.pace.take(&mut room.permit, haste));
+        }
+        self.shared.stats.inits_waiting_now = self.shared.pace.waiting() as u64;
     }
 
     /// Keeps [`RECENT_BYTES_TOTAL_MAX`]: the hand of a clock goes round the rooms that hold recent messages.

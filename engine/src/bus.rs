@@ -176,6 +176,12 @@ pub enum BusReply {
     NeedInit {
         room: RoomId,
     },
+    /// In place of `Head`, as `NeedInit`, but the bus has no trace of the room: since the server of that number began,
+    /// nobody has begun it there.
+    Absent {
+        room: RoomId,
+        server: u64,
+    },
     /// Unknown outcome: the bus is away, full, or did not answer in time. Stands in place of any reply.
     Failed {
         room: RoomId,
@@ -326,6 +332,7 @@ impl BusReply {
             | BusReply::Subscribed { room }
             | BusReply::Log { room, .. }
             | BusReply::NeedInit { room }
+            | BusReply::Absent { room, .. }
             | BusReply::Failed { room, .. } => room,
         }
     }

@@ -15,7 +15,7 @@ use crate::stats::ShardStats;
 use bytes::Bytes;
 use roomwire_wire::close::CloseCode;
 use roomwire_wire::message::ErrorCode;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU64};
 use std::sync::Arc;
 
 /// Who asked a question that several threads answer.
@@ -62,8 +62,10 @@ pub enum HistoryAsk {
 pub struct NextPage {
     /// Only seqs above.
     pub after: u64,
+    /// The room's epoch when the page before it was given: `after` counts in that.
+    pub epoch: u64,
     /// Only seqs below; `None` for an answer that runs to the live edge.
-    pub before: Option<u64>,
+    pub before: Option<NonZeroU64>,
     /// How many messages are left to give; `u32::MAX` where all are wanted.
     pub left: u32,
     /// Whether nothing was missing so far.

@@ -82,7 +82,8 @@ pub enum StoreRequest {
     /// most `limit` of them and, after the first, at most `bytes_max` of content. Reply: `Page`.
     Page { ticket: Ticket, room: RoomId, after: u64, before: u64, limit: u32, bytes_max: u32, from: From },
     /// The room's generations and voids, and the tail: every row (all generations) with `seq > last - window`, where
-    /// `last` is the highest seq of any row; the tail's rows may come without `username` and `content`.
+    /// `last` is the highest seq of any row; the tail's rows may come without `username` and `content`. Of a room that never
+    /// had a generation nothing is expected: nobody can have written in it.
     /// The facts are read after the tail: who reads rows that a re-init under way did not see has to see that it is. Reply: `Room`.
     ReadRoom { ticket: Ticket, room: RoomId, window: u32 },
     /// The room's generation, linearizable with the compare-and-sets below (cql: a serial read). Reply: `Gen`.

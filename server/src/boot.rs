@@ -205,11 +205,21 @@ fn bridge_config(settings: &Settings) -> Result<BridgeConfig, Failure> {
         cluster: settings.redis.is_some(),
         publishes_max: bridge.publishes_max,
         publish_ms_max: bridge.publish_ms_max,
+        inits_max: inits_max(settings),
         page_bytes_max: bridge.page_bytes_max,
         recent_bytes_max: bridge.recent_bytes_max,
         bus_log: settings.redis.is_some(),
         strict: settings.config.bus.strict,
     })
+}
+
+/// How many rooms are begun anew at once. A cluster's conditional writes are many times as dear as its appends, which need
+/// most of what may be under way; the embedded store shares one commit among all.
+fn inits_max(settings: &Settings) -> u32 {
+    match settings.config.store.kind {
+        StoreKind::Cql => (settings.config.store.cql.in_flight_max / 4).max(1),
+        StoreKind::Embedded => 1_024,
+    }
 }
 
 fn bus_config(settings: &Settings, boot: u64) -> BusConfig {

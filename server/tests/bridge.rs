@@ -43,6 +43,7 @@ fn try_start_on(store: StoreConfig, boot: u64) -> Result<BridgeHandle, StartErro
             cluster: false,
             publishes_max: 100,
             publish_ms_max: 5_000,
+            inits_max: 16,
             page_bytes_max: 1 << 20,
             recent_bytes_max: 1 << 16,
             bus_log: false,

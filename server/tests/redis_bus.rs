@@ -71,7 +71,7 @@ fn replies_come_in_the_order_of_a_rooms_requests_and_a_head_after_its_subscripti
     assert!(matches!(of(&mut driver, "r"), BusReply::Sequenced { .. }));
     assert!(matches!(of(&mut driver, "r"), BusReply::Subscribed { .. }));
     assert!(matches!(of(&mut driver, "r"), BusReply::Retired { .. }));
-    assert!(matches!(of(&mut driver, "other"), BusReply::NeedInit { .. }));
+    assert!(matches!(of(&mut driver, "other"), BusReply::Absent { .. }));
     assert_eq!(driver.bus().figures().requests_waiting_now, 0);
 }
 
@@ -84,7 +84,7 @@ fn forgotten_scripts_are_loaded_again_without_a_failure() {
     driver.ask([head("r"), sequence("r", "a", 1), head("none")]);
     assert!(matches!(driver.reply(), BusReply::Head { .. }));
     assert!(matches!(driver.reply(), BusReply::Sequenced { .. }));
-    assert!(matches!(driver.reply(), BusReply::NeedInit { .. }));
+    assert!(matches!(driver.reply(), BusReply::Absent { .. }));
     let figures = driver.bus().figures();
     assert_eq!((figures.scripts_reloaded_total, figures.failures_total), (1, 0));
 }
@@ -115,7 +115,7 @@ fn a_restart_that_loses_all_is_noticed_and_every_room_subscribed_again() {
     driver.healthy();
     assert!(began.elapsed() < Duration::from_secs(5), "in sync after {:?}", began.elapsed());
     driver.ask([head("r0")]);
-    assert!(matches!(driver.reply(), BusReply::NeedInit { .. }));
+    assert!(matches!(driver.reply(), BusReply::Absent { .. }));
     driver.init("r0", 2);
     assert_eq!(driver.write("r0", "a"), 1);
     assert_eq!(driver.message(), (2, 1));

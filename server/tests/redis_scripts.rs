@@ -153,13 +153,18 @@ fn load(connection: &mut Connection) {
 #[test]
 fn a_room_that_is_not_live_needs_an_initialisation() {
     let mut world = World::new();
-    let all = |world: &mut World| {
+    let mut servers = Vec::new();
+    let mut all = |world: &mut World| {
+        match world.ask(&BusRequest::Head { room: room() }) {
+            BusReply::Absent { server, .. } => servers.push(Some(server)),
+            BusReply::NeedInit { .. } => servers.push(None),
+            other => panic!("{other:?}"),
+        }
         let requests = [
             BusRequest::Sequence { room: room(), items: vec![item("a", 1)] },
             BusRequest::Publish { room: room(), items: vec![publish_item(1, 1, "a", 1)] },
             BusRequest::Void1 { room: room(), generation: 1, seq: 1, min_age_ms: 0 },
             BusRequest::Void2 { room: room(), generation: 1, seq: 1 },
-            BusRequest::Head { room: room() },
             BusRequest::Retire { room: room(), generation: 1 },
         ];
         for request in &requests {
@@ -173,6 +178,10 @@ fn a_room_that_is_not_live_needs_an_initialisation() {
     assert_eq!(world.head(), Head { generation: 1, base: 1, seq: 0, stable: 0, pending: None });
     world.ask(&BusRequest::Retire { room: room(), generation: 1 });
     all(&mut world);
+    let info: String = world.raw("INFO replication");
+    let id = info.lines().find_map(|line| line.strip_prefix("master_replid:")).expect("it has one");
+    let server = u64::from_str_radix(&id[..16], 16).expect("digits");
+    assert_eq!(servers, [Some(server), None, None], "no trace of it only before its first BEGIN");
 }
 
 #[test]

@@ -33,6 +33,24 @@ pub struct View {
     fresh: bool,
 }
 
+impl View {
+    /// A message at `seq` takes the place of all that it has from there on: that must have been cut off.
+    fn cut_off(&mut self, store: &SimStore, room: &str, seq: u64) -> Result<(), String> {
+        let gone = self.messages.split_off(&seq);
+        self.from = self.from.min(seq - 1);
+        match gone.iter().find(|(_, id)| !store.is_dead(room, id)) {
+            Some((kept, _)) => Err(format!("{room} {seq} though it has {kept}, which was not cut off")),
+            None => Ok(()),
+        }
+    }
+
+    /// The last message that it has and that was not cut off.
+    fn last_alive(&self, store: &SimStore, room: &str) -> u64 {
+        let alive = self.messages.iter().rev().find(|(_, id)| !store.is_dead(room, id));
+        alive.map_or(self.from, |(seq, _)| *seq)
+    }
+}
+
 /// A message on its way.
 #[derive(Debug)]
 pub struct Pending {
@@ -352,14 +370,17 @@ impl Client {
             return Err(format!("promise 3: {who} got {room} {seq} live before the end of its history"));
         }
         let (last_epoch, last) = view.position.unwrap_or_default();
-        if seq <= last && !oracle.may_be_cut_off {
-            return Err(format!("promise 1: {who} got {room} {seq} live after {last}"));
-        }
         if epoch < last_epoch {
             return Err(format!("promise 1: {who} got {room} {seq} of generation {epoch} after one of {last_epoch}"));
         }
-        if let Some(lost) = store.rows(room, last, seq).first().filter(|_| !oracle.may_be_cut_off) {
-            return Err(format!("promise 3: {who} got {room} {seq} after {last}: {} is missing", lost.row.seq));
+        if seq <= last && !(oracle.may_be_cut_off && epoch > last_epoch) {
+            return Err(format!("promise 1: {who} got {room} {seq} live after {last}"));
+        }
+        view.cut_off(store, room, seq).map_err(|why| format!("promise 1: {who} got {why}"))?;
+        let last = if oracle.may_be_cut_off { view.last_alive(store, room) } else { last };
+        let is_dead = oracle.may_be_cut_off && store.is_dead(room, &id(message));
+        if let Some(lost) = store.alive(room, last, seq).first().filter(|_| !is_dead) {
+            return Err(format!("promise 3: {who} got {room} {seq} after {last}: {lost} is missing"));
         }
         view.messages.insert(seq, id(message));
         view.position = Some((epoch, seq));
@@ -388,16 +409,26 @@ impl Client {
             view.from = first.map_or(page["seq"].as_u64().unwrap_or_default(), |seq| seq - 1);
             view.position = Some((page["epoch"].as_u64().unwrap_or_default(), view.from));
         }
-        view.fresh = false;
+        let first = messages.first().and_then(|message| message["seq"].as_u64());
+        let last = view.position.map_or(0, |(_, last)| last);
+        let begins_below = view.fresh && oracle.may_be_cut_off && first.is_some_and(|first| first <= last);
+        // While the bus is away a resume is first told that it will be answered later.
+        view.fresh &= view.since.is_some() && messages.is_empty() && more;
+        if begins_below || !more && page["complete"] != true {
+            // The position was cut off: the answer is the newest messages, and takes the place of all.
+            view.messages.clear();
+            view.from = first.map_or(page["seq"].as_u64().unwrap_or_default(), |seq| seq - 1);
+            view.position = Some((0, view.from));
+        }
         for message in &messages {
             counts.replayed += 1;
             let (seq, epoch) = self.see(room, message, store, oracle)?;
             let Some(view) = self.rooms.get_mut(room) else { return Ok(()) };
-            let (_, mut last) = view.position.unwrap_or_default();
-            if seq <= last && oracle.may_be_cut_off {
-                // The position was cut off: the answer is the newest messages.
-                view.messages.clear();
-                (view.from, last) = (seq - 1, seq - 1);
+            let (last_epoch, mut last) = view.position.unwrap_or_default();
+            if seq <= last && oracle.may_be_cut_off && epoch > last_epoch {
+                // A later generation began below the position while the answer was on its way.
+                view.cut_off(store, room, seq).map_err(|why| format!("promise 1: {who} got {why} in history"))?;
+                last = seq - 1;
             }
             if seq <= last {
                 return Err(format!("promise 1: {who} got {room} {seq} in history after {last}"));

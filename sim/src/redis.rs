@@ -152,6 +152,7 @@ impl Server {
             return Some(BusReply::Begun { room, answer });
         }
         let is_same_server = |room: &Room| room.server == replid || rules.plant == Some(Plant::TrustAnyServer);
+        let has_trace = self.rooms.contains_key(&id);
         let room = self.rooms.get_mut(&id).filter(|room| is_same_server(room));
         if let BusRequest::Finish { room: id, token, generation, last, dedupe } = request {
             let Some(room) = room else {
@@ -169,6 +170,11 @@ impl Server {
             return None;
         }
         let Some(room) = room.filter(|room| room.live) else {
+            if let BusRequest::Head { room } = request
+                && !has_trace
+            {
+                return Some(BusReply::Absent { room, server: replid });
+            }
             return is_answered.then_some(BusReply::NeedInit { room: id });
         };
         room.script(rules, now_ms, &id, request, events)

@@ -174,16 +174,6 @@ impl SimStore {
         place.seq == seq && self.rows(room, seq - 1, seq + 1).iter().any(|read| read.row.generation == place.epoch)
     }
 
-    /// The highest seq of any row of a room.
-    #[must_use]
-    pub fn last(&mut self, room: &str) -> u64 {
-        let request = StoreRequest::ReadRoom { ticket: 0, room: RoomId::new(room), window: 1 };
-        match self.durable.handle(request) {
-            StoreReply::Room { tail, .. } => tail.last().map_or(0, |row| row.seq),
-            other => unreachable!("a room is answered with a room, not {other:?}"),
-        }
-    }
-
     /// Whether the message of that id was cut off: a later generation began at or below its seq, or the seq is void.
     #[must_use]
     pub fn is_dead(&self, room: &str, message_id: &str) -> bool {
@@ -191,6 +181,13 @@ impl SimStore {
         let meta = self.durable.meta(&RoomId::new(room));
         meta.voids.contains(&place.seq)
             || meta.bases.iter().any(|(later, base)| *later > place.epoch && *base <= place.seq)
+    }
+
+    /// The seqs with `after < seq < before` whose message was not cut off.
+    pub fn alive(&mut self, room: &str, after: u64, before: u64) -> Vec<u64> {
+        let rows = self.rows(room, after, before).into_iter();
+        let id = |read: &ReadRow| MessagePlace { epoch: read.row.generation, seq: read.row.seq }.encode(room);
+        rows.filter(|read| !self.is_dead(room, &id(read))).map(|read| read.row.seq).collect()
     }
 
     /// How many seqs of a room are void, and its generation.

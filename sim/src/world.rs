@@ -81,8 +81,6 @@ pub struct World {
     last_words: LastWords,
     /// When each room was written to once more.
     goodbye_ms: Option<u64>,
-    /// Per room, up to where members may differ: 0 unless messages may have been cut off.
-    excused: [u64; ROOMS.len()],
 }
 
 impl World {
@@ -115,6 +113,8 @@ impl World {
             cluster: is_clustered,
             publishes_max: [8, 10_000][random.index(2)],
             publish_ms_max: 2_000,
+            // Of a seed that is there already: one more draw would be another schedule.
+            inits_max: [1, 2, 16][(engine_config.seed % 3) as usize],
             page_bytes_max: queue_bytes_max / 4,
             recent_bytes_max: [0, 2_000, 64 * 1024][random.index(3)],
             bus_log: is_clustered,
@@ -162,7 +162,6 @@ impl World {
             deaf: None,
             last_words: LastWords::default(),
             goodbye_ms: None,
-            excused: [0; ROOMS.len()],
         };
         let nodes = if is_clustered { [2, 3, 2, 3, 1][world.random.index(5)] } else { 1 };
         for number in 0..nodes {

@@ -22,8 +22,11 @@ use crate::store::{From, ReadRow, StoreReply, StoreRequest};
 use away::Away;
 use bytes::Bytes;
 use roomwire_wire::id::MessagePlace;
-use roomwire_wire::message::{Chat, ErrorCode, HISTORY_MESSAGES_MAX, HistoryEntry, RawText, ServerMessage};
+use roomwire_wire::message::{
+    Chat, ErrorCode, HISTORY_MESSAGES_DEFAULT, HISTORY_MESSAGES_MAX, HistoryEntry, RawText, ServerMessage,
+};
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 
 /// The asks of one room.
 #[derive(Debug, Default)]
@@ -45,17 +48,37 @@ struct Ask {
 
 #[derive(Clone, Debug)]
 enum Want {
-    /// A resume whose position is not judged yet.
-    Since {
-        seq: u64,
-        epoch: Option<u64>,
-        limit: u32,
-        /// It lies beyond what was delivered here: judged once the HEAD of that number is.
-        check: Option<u64>,
-        /// And the store knows of no later generation than that HEAD.
-        is_latest: bool,
-    },
+    /// A position that is not judged yet: of a client that resumes, or of an answer that goes on to the live edge, since
+    /// much may have become of the room between two of its pages.
+    Since(Since),
     Page(Range),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Since {
+    seq: u64,
+    epoch: Option<u64>,
+    limit: u32,
+    /// Nothing was missing so far.
+    complete: bool,
+    /// It follows a page that was given already.
+    goes_on: bool,
+    /// It lies beyond what was delivered here: judged once the HEAD of that number is.
+    check: Option<u64>,
+    /// And the store knows of no later generation than that HEAD.
+    is_latest: bool,
+}
+
+impl Since {
+    /// All from there on, or, where that is no place of the room, the newest messages.
+    fn range(&self, is_valid: bool) -> Range {
+        let (after, complete) = (self.seq, self.complete);
+        let all = Range { after, before: None, left: u32::MAX, from: From::Oldest, complete, to_live: true };
+        if is_valid {
+            return all;
+        }
+        Range { after: 0, left: self.limit.min(HISTORY_MESSAGES_MAX), from: From::Newest, complete: false, ..all }
+    }
 }
 
 /// A checked ask.
@@ -104,15 +127,26 @@ fn want_of(ask: &HistoryAsk) -> Want {
     };
     match *ask {
         HistoryAsk::Last { limit } => newest(0, None, limit, true),
-        HistoryAsk::Since { seq, epoch, limit } => Want::Since { seq, epoch, limit, check: None, is_latest: false },
+        HistoryAsk::Since { seq, epoch, limit } => {
+            Want::Since(Since { seq, epoch, limit, complete: true, goes_on: false, check: None, is_latest: false })
+        }
         HistoryAsk::Range { after: None, before, limit } => newest(0, before, limit, false),
         HistoryAsk::Range { after: Some(after), before, limit } => {
             let left = limit.min(HISTORY_MESSAGES_MAX);
             Want::Page(Range { after, before, left, from: From::Oldest, complete: true, to_live: false })
         }
-        HistoryAsk::Next(NextPage { after, before, left, complete }) => {
-            let to_live = before.is_none() && left == u32::MAX;
-            Want::Page(Range { after, before, left, from: From::Oldest, complete, to_live })
+        HistoryAsk::Next(NextPage { after, epoch, before: None, left: u32::MAX, complete }) => Want::Since(Since {
+            seq: after,
+            epoch: Some(epoch),
+            limit: HISTORY_MESSAGES_DEFAULT,
+            complete,
+            goes_on: true,
+            check: None,
+            is_latest: false,
+        }),
+        HistoryAsk::Next(NextPage { after, before, left, complete, .. }) => {
+            let before = before.map(NonZeroU64::get);
+            Want::Page(Range { after, before, left, from: From::Oldest, complete, to_live: false })
         }
     }
 }
@@ -133,7 +167,7 @@ impl Room {
     pub(super) fn pump_history(&mut self, turn: &mut Turn<'_>) {
         loop {
             let Some(history) = &mut self.history else { return };
-            if history.reading.is_some() {
+            if history.reading.is_some() || self.receiver.is_passed() {
                 return;
             }
             if !self.receiver.is_known() {
@@ -148,32 +182,48 @@ impl Room {
                 return;
             };
             match want {
-                Want::Since { seq, epoch, limit, check, is_latest }
-                    if turn.shared.config.cluster && self.is_beyond(seq, epoch) =>
-                {
+                Want::Since(place) if turn.shared.config.cluster && self.is_beyond(place.seq, place.epoch) => {
                     // The client was on another node, which may be further.
-                    let number = check.unwrap_or(self.heads + 1);
+                    let number = place.check.unwrap_or(self.heads + 1);
                     let has_checked = self.receiver.has_checked(number);
-                    if has_checked && is_latest {
-                        self.serve_range(turn, to, since(false, seq, limit));
+                    if has_checked && place.is_latest {
+                        self.serve_range(turn, to, place.range(false));
                         continue;
                     }
-                    let want = Want::Since { seq, epoch, limit, check: Some(number), is_latest };
+                    let want = Want::Since(Since { check: Some(number), ..place });
                     if has_checked {
                         self.read_generation(turn, Ask { to, want });
                         return;
                     }
-                    if check.is_none() {
+                    if place.check.is_none() {
                         self.want_head();
                     }
                     self.history.get_or_insert_default().asks.push_front(Ask { to, want });
                     return;
                 }
-                Want::Since { seq, epoch, limit, .. } => match self.judge(seq, epoch) {
-                    Some(is_valid) => self.serve_range(turn, to, since(is_valid, seq, limit)),
+                Want::Since(place) => match self.judge(place.seq, place.epoch) {
+                    Some(is_valid) => self.serve_range(turn, to, place.range(is_valid)),
                     None => self.read_bases(turn, Ask { to, want }),
                 },
                 Want::Page(range) => self.serve_range(turn, to, range),
+            }
+        }
+    }
+
+    /// What was delivered from `base` on was cut off: a read that is under way may show it, and a client whose place it
+    /// was has none any more.
+    pub(super) fn history_cut_off(&mut self, base: u64) {
+        let Some(history) = &mut self.history else { return };
+        if history.reading.take_if(|reading| reading.last >= base).is_some() {
+            history.receipts.clear();
+        }
+        for ask in &mut history.asks {
+            if let Want::Page(range) = &mut ask.want
+                && range.to_live
+                && range.after >= base
+            {
+                (range.after, range.left, range.from) = (0, HISTORY_MESSAGES_DEFAULT, From::Newest);
+                range.complete = false;
             }
         }
     }
@@ -186,7 +236,7 @@ impl Room {
     /// Whether a client waits whose position lies beyond all that is known here.
     pub(super) fn someone_is_beyond(&self) -> bool {
         let first = self.history.as_ref().and_then(|history| history.asks.front());
-        first.is_some_and(|ask| matches!(ask.want, Want::Since { check: Some(_), .. }))
+        first.is_some_and(|ask| matches!(ask.want, Want::Since(Since { check: Some(_), .. })))
     }
 
     /// A position beyond the bus's own head is either none of this room's, or the bus was replaced by another and does not
@@ -209,10 +259,10 @@ impl Room {
             self.refuse_history(turn, hint_ms(reply));
             return;
         };
-        let Some(Ask { want: Want::Since { check, is_latest, .. }, .. }) = history.asks.front_mut() else { return };
-        *is_latest = *latest <= generation;
-        if !*is_latest {
-            *check = Some(next_head);
+        let Some(Ask { want: Want::Since(place), .. }) = history.asks.front_mut() else { return };
+        place.is_latest = *latest <= generation;
+        if !place.is_latest {
+            place.check = Some(next_head);
             self.ask_bus(turn, BusAsked::Retire, BusRequest::Retire { room: self.id.clone(), generation });
         }
     }
@@ -220,7 +270,7 @@ impl Room {
     /// What a client's position is to be compared with cannot be found now: its answer begins later.
     pub(super) fn check_failed(&mut self, turn: &mut Turn<'_>) {
         let Some(history) = &mut self.history else { return };
-        let Some(Ask { to, want: Want::Since { seq, epoch, check: Some(_), .. } }) = history.asks.front() else {
+        let Some(Ask { to, want: Want::Since(Since { seq, epoch, check: Some(_), .. }) }) = history.asks.front() else {
             return;
         };
         let (to, place) = (*to, (*seq, epoch.unwrap_or(self.receiver.generation)));
@@ -365,6 +415,11 @@ impl Room {
             self.refuse_history(turn, hint_ms(&reply));
             return;
         };
+        if self.is_of_later_generation(turn, &rows) {
+            self.refuse_history(turn, 0);
+            return;
+        }
+        let Some(history) = &mut self.history else { return };
         let Some(Ask { to, want: Want::Page(range) }) = history.asks.pop_front() else { return };
         for (generation, seq, user) in receipts {
             read_in(rows.iter_mut(), (generation, seq), &user);
@@ -421,8 +476,14 @@ impl Room {
         let given = u32::try_from(found.rows.len()).unwrap_or(u32::MAX);
         let left = if range.to_live { u32::MAX } else { range.left.saturating_sub(given) };
         let more = found.covered < end && left > 0 && (range.from == From::Oldest || range.to_live);
-        let next =
-            more.then_some(NextPage { after: found.covered, before: range.before, left, complete: found.complete });
+        let epoch = self.receiver.generation;
+        let next = more.then_some(NextPage {
+            after: found.covered,
+            epoch,
+            before: end_of(range),
+            left,
+            complete: found.complete,
+        });
         let complete = !more && found.complete;
         // A room without messages is at (0, 0), whatever its generation.
         let (seq, epoch) = (last, if last == 0 { 0 } else { self.receiver.generation });
@@ -487,12 +548,9 @@ fn cut_page(rows: &[ReadRow], is_cut: bool, from: From, bytes_max: u32) -> Store
     StoreReply::Page { ticket: 0, rows, cut: is_cut || is_shortened, oldest: 0 }
 }
 
-fn since(is_valid: bool, seq: u64, limit: u32) -> Range {
-    let all = Range { after: seq, before: None, left: u32::MAX, from: From::Oldest, complete: true, to_live: true };
-    if is_valid {
-        return all;
-    }
-    Range { after: 0, left: limit.min(HISTORY_MESSAGES_MAX), from: From::Newest, complete: false, ..all }
+/// The same in the form in which it goes to the shard and comes back.
+fn end_of(range: &Range) -> Option<NonZeroU64> {
+    range.before.and_then(NonZeroU64::new)
 }
 
 /// The first rows that fit one page, and whether any were left.

@@ -2,6 +2,7 @@
 //!
 //! Each step may be repeated; what fails is tried again after a pause, and a lost race starts over with a fresh token.
 
+use super::pace::Haste;
 use super::receiver::{TAIL_ROWS, oldest_request};
 use super::room::{BusAsked, Room};
 use super::shared::{Purpose, Turn, back_off_ms, hint_ms};
@@ -56,6 +57,11 @@ impl Init {
             failures,
             retry_ms: None,
         }
+    }
+
+    /// It does not wait for its next attempt.
+    fn is_due(&self, now_ms: u64) -> bool {
+        self.retry_ms.is_none_or(|due| due <= now_ms)
     }
 }
 
@@ -113,20 +119,25 @@ impl Survey {
 
 impl Room {
     pub(super) fn pump_init(&mut self, turn: &mut Turn<'_>) {
-        if self.init.is_none() {
-            if !std::mem::take(&mut self.init_wanted) {
-                return;
-            }
-            self.init = Some(Box::new(Init::new(turn.shared.new_token(), 0)));
-        }
-        self.init_wanted = false;
-        let Some(init) = &mut self.init else { return };
-        if init.is_asked || init.retry_ms.is_some_and(|due| due > turn.now_ms()) {
+        let is_due = match &self.init {
+            None => self.init_wanted,
+            Some(init) => !init.is_asked && init.is_due(turn.now_ms()),
+        };
+        self.init_wanted &= self.init.is_none();
+        if !is_due || !turn.shared.pace.ask(&self.id, &mut self.permit, Haste::Awaited) {
             return;
         }
+        self.init_wanted = false;
+        let init = self.init.get_or_insert_with(|| Box::new(Init::new(turn.shared.new_token(), 0)));
         init.is_asked = true;
         init.retry_ms = None;
         self.init_step(turn);
+    }
+
+    /// Whether the store is being asked for what makes the room whole, or is to be as soon as it is the room's turn.
+    pub(super) fn needs_permit(&self, now_ms: u64) -> bool {
+        let is_begun = self.init.as_ref().is_some_and(|init| init.is_asked || init.is_due(now_ms));
+        self.init_wanted || is_begun || self.receiver.is_looking()
     }
 
     /// Sends the request of the step that is due.

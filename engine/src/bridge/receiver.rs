@@ -6,13 +6,16 @@
 //! A head is looked at when a hole shows (50 ms, then back off to 1 s), when something is in doubt (at most every 50 ms),
 //! and in a cluster about every 10 s ([`super::looks`]): nothing else finds the loss of a last message.
 
-use super::init::Survey;
+mod cold;
+mod cut_off;
+
 use super::room::Room;
 use super::shared::{BACK_OFF_MS_MAX, Purpose, Turn, back_off_ms, hint_ms};
 use super::writer::chat_json;
 use crate::bus::{BusEvent, Head, PENDING_MESSAGES_MAX, row_of_payload};
-use crate::store::{From, ReadRow, RoomMeta, Row, StoreReply, StoreRequest};
+use crate::store::{From, ReadRow, StoreReply, StoreRequest};
 use bytes::Bytes;
+use cold::ColdRead;
 use roomwire_wire::message::HISTORY_MESSAGES_MAX;
 use std::collections::BTreeMap;
 
@@ -22,9 +25,6 @@ const HOLE_MS: u64 = 50;
 pub(super) const PENDING_MS_MAX: u64 = 1_000;
 /// How many rows of the tail tell where a room ends: W for what may be missing, and D for the dedupe window.
 pub(super) const TAIL_ROWS: u32 = (PENDING_MESSAGES_MAX + crate::bus::DEDUPE_MESSAGES) as u32;
-
-/// And how many tell whether there is more than a receiver has, with the room's facts.
-const GLANCE_ROWS: u32 = 1;
 
 /// Whether `next` means something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +72,12 @@ pub(super) struct Receiver {
     reading_hole: Option<u64>,
     /// The store is being read for a room that is not live.
     reading_cold: Option<Box<ColdRead>>,
+    /// The generation that was followed until others went by unheard: the store is asked where they began, and nothing is
+    /// delivered meanwhile.
+    passed: Option<u64>,
+    reading_passed: bool,
+    /// The store has rows of a later generation where this one is still served.
+    is_stale: bool,
     /// (generation, base) as the store had them, once they were asked for.
     pub(super) bases: Option<Box<[(u64, u64)]>>,
     /// When to look at the head.
@@ -79,25 +85,14 @@ pub(super) struct Receiver {
     hole_wait_ms: u64,
     /// When the store may be read again for what is missing.
     read_ms: Option<u64>,
+    /// The server of the bus that had no trace of the room when all that the store has of it was known here.
+    absent_on: Option<u64>,
     /// The number of the last HEAD whose answer is taken into account: `know` is no older.
     pub(super) checked: u64,
     /// When a doubt last made it look at the head.
     doubted_ms: u64,
     /// Names its entry in the list of heads to look at.
     pub(super) look: u64,
-}
-
-/// The store's view of a room that is not live on the bus.
-#[derive(Debug, Default)]
-struct ColdRead {
-    /// Of the HEAD that was answered "not live".
-    number: u64,
-    /// Asked by a receiver that knows its place, and wants to know only whether there is more.
-    is_glance: bool,
-    meta: RoomMeta,
-    tail: Vec<Row>,
-    /// What the room's head is, if the bus says once more that the room is not live: nothing read was undecided then.
-    last: Option<u64>,
 }
 
 impl Receiver {
@@ -111,7 +106,13 @@ impl Receiver {
 
     /// All that was decided when the HEAD of that number was answered is delivered.
     pub(super) fn has_checked(&self, number: u64) -> bool {
-        self.checked >= number && self.next > self.know && self.reading_hole.is_none()
+        let is_there = self.next > self.know && self.reading_hole.is_none() && self.passed.is_none();
+        self.checked >= number && is_there
+    }
+
+    /// Generations went by unheard, and the store has not said yet where they began.
+    pub(super) fn is_passed(&self) -> bool {
+        self.passed.is_some()
     }
 
     /// The last seq that was delivered or skipped.
@@ -128,17 +129,6 @@ impl Receiver {
         if self.position == Position::Known {
             self.position = Position::Unknown;
         }
-    }
-
-    fn adopt(&mut self, generation: u64, base: u64) {
-        if generation <= self.generation {
-            return;
-        }
-        self.generation = generation;
-        self.base = base;
-        self.know = self.know.max(base.saturating_sub(1));
-        self.hold.retain(|seq, held| held.generation >= generation || *seq < base);
-        self.bases = None;
     }
 
     fn has_hole(&self) -> bool {
@@ -167,7 +157,7 @@ impl Room {
             self.want_head();
             return;
         }
-        if !receiver.is_known() || !receiver.listens {
+        if !receiver.is_known() || !receiver.listens || self.read_passed(turn) {
             return;
         }
         self.drain_hold(turn);
@@ -244,10 +234,15 @@ impl Room {
 
     /// A message, a void or a new generation.
     pub(super) fn hear(&mut self, turn: &mut Turn<'_>, event: BusEvent) {
-        let receiver = &mut self.receiver;
-        if !receiver.listens {
+        if !self.receiver.listens {
             return;
         }
+        if let BusEvent::Message { generation, .. } | BusEvent::Control { generation, .. } = &event
+            && *generation > self.receiver.generation
+        {
+            self.begun_elsewhere(turn);
+        }
+        let receiver = &mut self.receiver;
         if !receiver.is_known() {
             // What does not fit here is found by the head's `stable`, or by the next message's.
             if receiver.early.len() < PENDING_MESSAGES_MAX as usize {
@@ -257,14 +252,15 @@ impl Room {
         }
         match event {
             BusEvent::Message { generation, seq, base, stable, payload, received_us, .. } => {
-                receiver.adopt(generation, base);
+                self.adopt(turn, generation, base);
+                let receiver = &mut self.receiver;
                 if generation == receiver.generation {
                     receiver.know = receiver.know.max(stable);
                 }
                 self.hold(seq, Held { generation, payload: Some(payload), received_us });
             }
             BusEvent::Control { generation, base, void, .. } => {
-                receiver.adopt(generation, base);
+                self.adopt(turn, generation, base);
                 if let Some(seq) = void {
                     self.hold(seq, Held { generation, payload: None, received_us: 0 });
                 }
@@ -289,6 +285,9 @@ impl Room {
     }
 
     fn drain_hold(&mut self, turn: &mut Turn<'_>) {
+        if self.receiver.passed.is_some() {
+            return;
+        }
         while let Some(held) = self.receiver.hold.remove(&self.receiver.next) {
             let seq = self.receiver.next;
             self.receiver.next += 1;
@@ -315,6 +314,10 @@ impl Room {
             self.check_failed(turn);
             return;
         };
+        if self.is_of_later_generation(turn, &rows) {
+            self.receiver.read_ms = Some(turn.now_ms() + back_off_ms(2, 0));
+            return;
+        }
         // `know` may have grown since; this page can only speak of what was decided when it was asked for.
         let end = if cut { rows.last().map_or(0, |read| read.row.seq) } else { know };
         for read in rows {
@@ -337,15 +340,17 @@ impl Room {
 
     pub(super) fn head(&mut self, turn: &mut Turn<'_>, number: u64, head: Head) {
         self.receiver.checked = number;
+        self.receiver.absent_on = None;
         if self.receiver.position == Position::Asking {
             self.receiver.reading_cold = None;
             self.settle(turn, (head.generation, head.base, head.stable), None);
         } else if self.receiver.is_known() {
-            self.receiver.adopt(head.generation, head.base);
+            self.adopt(turn, head.generation, head.base);
             if head.generation == self.receiver.generation {
                 self.receiver.know = self.receiver.know.max(head.stable);
             }
         }
+        self.begun_elsewhere(turn);
         let someone_waits = self.receiver.has_hole() || self.has_unresolved();
         if let Some((seq, age_ms)) = head.pending
             && someone_waits
@@ -354,31 +359,6 @@ impl Room {
             self.void_seq(turn, head.generation, seq);
         }
         self.head_for_writer(turn, &head);
-    }
-
-    /// The bus does not hold the room.
-    pub(super) fn head_needs_init(&mut self, turn: &mut Turn<'_>, number: u64) {
-        if self.init.is_none() && (self.has_unresolved() || self.has_queue()) {
-            self.init_wanted = true;
-        }
-        if let Some(cold) = self.receiver.reading_cold.take_if(|cold| cold.last.is_some()) {
-            self.cold_confirmed(turn, *cold);
-            return;
-        }
-        let is_asking = self.receiver.position == Position::Asking;
-        if is_asking && (self.init_wanted || self.init.as_ref().is_some_and(|init| init.failures == 0)) {
-            // The head is asked for again when the room is live, or its initialisation has failed.
-            self.receiver.position = Position::Unknown;
-            return;
-        }
-        // One that knows its place may have missed messages of a bus that is gone: the store tells.
-        let may_lack = self.receiver.is_known() && self.receiver.listens && self.init.is_none() && !self.init_wanted;
-        if (is_asking || may_lack) && self.receiver.reading_cold.is_none() {
-            let is_glance = !is_asking;
-            self.receiver.reading_cold = Some(Box::new(ColdRead { number, is_glance, ..ColdRead::default() }));
-            let window = if is_glance { GLANCE_ROWS } else { TAIL_ROWS };
-            self.ask_store(turn, Purpose::Cold, |ticket, room| StoreRequest::ReadRoom { ticket, room, window });
-        }
     }
 
     pub(super) fn head_failed(&mut self, turn: &mut Turn<'_>, hint_ms: u32) {
@@ -397,103 +377,6 @@ impl Room {
         self.receiver.position = Position::Unknown;
         let wait_ms = u64::from(hint_ms).clamp(HOLE_MS, BACK_OFF_MS_MAX);
         self.receiver.check_ms = Some(turn.now_ms() + wait_ms);
-    }
-
-    // A room that is not live on the bus: its head is what the store has.
-
-    pub(super) fn cold_read(&mut self, turn: &mut Turn<'_>, reply: StoreReply) {
-        let Some(mut cold) = self.receiver.reading_cold.take() else { return };
-        let StoreReply::Room { meta, tail, .. } = reply else {
-            self.cold_failed(turn, hint_ms(&reply));
-            return;
-        };
-        (cold.meta, cold.tail) = (meta, tail);
-        if cold.is_glance {
-            self.glanced(&cold);
-            return;
-        }
-        let survey = Survey::of(&cold.meta, &cold.tail, 0);
-        if survey.needs_oldest(&cold.meta) {
-            self.receiver.reading_cold = Some(cold);
-            self.ask_store(turn, Purpose::ColdOldest, oldest_request);
-        } else {
-            self.cold_surveyed(turn, cold, &survey);
-        }
-    }
-
-    /// What a receiver that knows its place saw of a room that the bus has lost: a generation is made only if something
-    /// is there that it does not have, be it a row that no generation will keep.
-    fn glanced(&mut self, cold: &ColdRead) {
-        let (meta, receiver) = (&cold.meta, &self.receiver);
-        if !receiver.is_known() {
-            // The position is asked for anew, and with it the whole tail.
-            self.receiver.position = Position::Unknown;
-            return;
-        }
-        let rows = cold.tail.iter().map(|row| row.seq);
-        let bases = meta.bases.iter().map(|(_, base)| base.saturating_sub(1));
-        let last = rows.chain(bases).chain(meta.voids.last().copied()).max().unwrap_or(0);
-        // A client from another node may know a generation in which nothing was said yet.
-        let is_behind = meta.generation > receiver.generation && self.someone_is_beyond();
-        if last >= receiver.next || is_behind {
-            self.init_wanted = true;
-        } else {
-            self.receiver.checked = self.receiver.checked.max(cold.number);
-        }
-    }
-
-    pub(super) fn cold_oldest(&mut self, turn: &mut Turn<'_>, reply: &StoreReply) {
-        let Some(cold) = self.receiver.reading_cold.take() else { return };
-        let StoreReply::Page { oldest, .. } = reply else {
-            self.cold_failed(turn, hint_ms(reply));
-            return;
-        };
-        let survey = Survey::of(&cold.meta, &cold.tail, *oldest);
-        self.cold_surveyed(turn, cold, &survey);
-    }
-
-    fn cold_failed(&mut self, turn: &mut Turn<'_>, hint_ms: u32) {
-        if self.receiver.position == Position::Asking {
-            self.position_failed(turn, hint_ms);
-            self.refuse_history(turn, hint_ms);
-        }
-        self.check_failed(turn);
-    }
-
-    fn cold_surveyed(&mut self, turn: &mut Turn<'_>, mut cold: Box<ColdRead>, survey: &Survey) {
-        if self.receiver.position != Position::Asking {
-            return;
-        }
-        // A generation without a base is one that is being made, or was given up: what lies behind its beginning may be
-        // left out of it by who makes it, though it is here already.
-        let (latest, base) = cold.meta.bases.last().copied().unwrap_or((0, 1));
-        let is_being_made = latest != cold.meta.generation;
-        // What came after the latest generation's beginning may have been pending on the bus that is gone, and a void of
-        // it on its way to the store: only another generation keeps that out. A bus in this process takes its voids along.
-        let is_open = turn.shared.config.cluster && survey.last >= base;
-        if survey.missing.is_empty() && !is_being_made && !is_open {
-            cold.last = Some(survey.last);
-            self.receiver.reading_cold = Some(cold);
-            self.want_head();
-            return;
-        }
-        // Only an initialisation may decide what nobody decided yet.
-        if self.init.is_some() {
-            self.position_failed(turn, 0);
-            self.refuse_history(turn, 0);
-        } else {
-            self.receiver.position = Position::Unknown;
-            self.init_wanted = true;
-        }
-    }
-
-    /// The room was not live before the read, nor after.
-    fn cold_confirmed(&mut self, turn: &mut Turn<'_>, cold: ColdRead) {
-        if self.receiver.position == Position::Asking {
-            let (generation, base) = cold.meta.bases.last().copied().unwrap_or((0, 1));
-            let last = cold.last.unwrap_or(0);
-            self.settle(turn, (generation, base, last), Some(cold.meta.bases.into()));
-        }
     }
 
     /// The room was initialised: whoever waited for that may ask again, and its generation is a new one.

@@ -147,6 +147,18 @@ impl Recent {
         self.floor = self.floor.min(after);
     }
 
+    /// What stood from `base` on was cut off.
+    pub(super) fn cut_off(&mut self, shared: &mut Shared, base: u64) {
+        if self.floor >= base {
+            self.clear(shared, base.saturating_sub(1));
+            return;
+        }
+        let kept = self.rows.partition_point(|read| read.row.seq < base);
+        let bytes: usize = self.rows.drain(kept..).map(|read| cost(&read)).sum();
+        self.bytes -= bytes;
+        shared.recent_bytes -= bytes;
+    }
+
     /// A receipt was stored.
     pub(super) fn read(&mut self, shared: &mut Shared, generation: u64, seq: u64, user: &UserId) {
         if let Some(staged) = self.staged.get_mut(&seq) {

@@ -5,6 +5,7 @@
 
 use super::history::History;
 use super::init::Init;
+use super::pace::Permit;
 use super::receipt;
 use super::receiver::{Receiver, Subscription};
 use super::recent::Recent;
@@ -44,6 +45,7 @@ struct Reads {
     cold: Ticket,
     history: Ticket,
     hole: Ticket,
+    passed: Ticket,
 }
 
 /// One room on this node.
@@ -68,6 +70,8 @@ pub(super) struct Room {
     pub(super) writer: Option<Box<Writer>>,
     pub(super) init: Option<Box<Init>>,
     pub(super) void: Option<Box<VoidRun>>,
+    /// To ask the store for what makes the room whole.
+    pub(super) permit: Permit,
     /// A `user:` room stays until then.
     keep_until_ms: u64,
     /// The room is in the list of the next flush.
@@ -92,6 +96,7 @@ impl Room {
             writer: None,
             init: None,
             void: None,
+            permit: Permit::None,
             keep_until_ms: 0,
             is_dirty: false,
             timer_ms: None,
@@ -176,6 +181,7 @@ impl Room {
             Purpose::Cold | Purpose::ColdOldest => Some(&mut self.reads.cold),
             Purpose::Bases | Purpose::Decided | Purpose::Latest | Purpose::Page => Some(&mut self.reads.history),
             Purpose::Hole => Some(&mut self.reads.hole),
+            Purpose::Passed => Some(&mut self.reads.passed),
             Purpose::Init { .. } | Purpose::Resolve { .. } | Purpose::Known { .. } | Purpose::Void | Purpose::Fence => {
                 None
             }
@@ -199,7 +205,8 @@ impl Room {
             BusAsked::Publish(places) => self.published(turn, &places, &reply),
             BusAsked::Head(number) => match reply {
                 BusReply::Head { head, .. } => self.head(turn, number, head),
-                BusReply::NeedInit { .. } => self.head_needs_init(turn, number),
+                BusReply::NeedInit { .. } => self.head_needs_init(turn, number, None),
+                BusReply::Absent { server, .. } => self.head_needs_init(turn, number, Some(server)),
                 _ => self.head_failed(turn, hint_ms),
             },
             BusAsked::Begin => self.begun(turn, &reply),
@@ -235,6 +242,7 @@ impl Room {
             Purpose::Latest => self.generation_read(turn, &reply),
             Purpose::Page => self.page_read(turn, reply),
             Purpose::Hole => self.hole_read(turn, reply),
+            Purpose::Passed => self.passed_read(turn, reply),
             Purpose::Resolve { generation, seq } => self.resolved(turn, generation, seq, &reply),
             Purpose::Fence => self.fenced(turn, &reply),
             Purpose::Known { attempt, seq } => self.known_read(turn, attempt, seq, &reply),
@@ -295,6 +303,7 @@ impl Room {
 
     pub(super) fn pump(&mut self, turn: &mut Turn<'_>) {
         self.pump_init(turn);
+        self.pump_cold(turn);
         self.pump_receiver(turn);
         self.pump_history(turn);
         self.pump_writer(turn);
@@ -306,6 +315,9 @@ impl Room {
         if self.has_flush_work(turn.now) && !self.is_dirty {
             self.is_dirty = true;
             turn.shared.dirty.push(self.id.clone());
+        }
+        if !self.needs_permit(turn.now_ms()) {
+            turn.shared.pace.give_back(&mut self.permit);
         }
     }
 
@@ -351,6 +363,7 @@ impl Room {
     }
 
     pub(super) fn dispose(&mut self, turn: &mut Turn<'_>) {
+        turn.shared.pace.give_back(&mut self.permit);
         self.listen_no_longer(turn);
     }
 

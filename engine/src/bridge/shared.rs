@@ -2,6 +2,7 @@
 //! rows gathered for the next append, and how answers leave.
 
 use super::looks::Looks;
+use super::pace::Pace;
 use super::writer::{Offer, WHY_UNAVAILABLE};
 use super::{Answer, BridgeConfig, BridgeEffect, BridgeStats};
 use crate::Now;
@@ -71,6 +72,8 @@ pub(super) enum Purpose {
     Page,
     /// What a receiver lacks.
     Hole,
+    /// Where generations began that a receiver did not hear of.
+    Passed,
     /// Whose message stands at the seq.
     Resolve { generation: u64, seq: u64 },
     /// Whether the message at the seq is the one of that attempt, from before.
@@ -157,6 +160,7 @@ pub(super) struct Shared {
     bus_health: Health,
     pub(super) looks: Looks,
     next_look: u64,
+    pub(super) pace: Pace,
 }
 
 /// One call into a room: the time, what rooms share, and where effects go.
@@ -185,6 +189,7 @@ impl Shared {
                 refused_total: 0,
                 voided_total: 0,
                 inits_total: 0,
+                inits_waiting_now: 0,
                 history_pages_total: 0,
                 history_from_memory_total: 0,
                 history_from_log_total: 0,
@@ -210,6 +215,7 @@ impl Shared {
             bus_health: Health::default(),
             looks: Looks::default(),
             next_look: 0,
+            pace: Pace::new(config.inits_max),
             config,
         }
     }

@@ -109,6 +109,7 @@ impl World {
             cluster: true,
             publishes_max: 1_000,
             publish_ms_max: 5_000,
+            inits_max: 16,
             page_bytes_max: 65_536,
             recent_bytes_max: 65_536,
             bus_log: false,

@@ -257,6 +257,8 @@ impl Scrape {
         writer.counter("bridge_refused", "Publishes refused", bridge.refused_total)?;
         writer.counter("bridge_voided", "Seqs voided", bridge.voided_total)?;
         writer.counter("bridge_inits", "Rooms initialised", bridge.inits_total)?;
+        let waiting = bridge.inits_waiting_now;
+        writer.gauge("bridge_inits_waiting", "Rooms that wait for their turn to be initialised", waiting)?;
         writer.counter("bridge_history_pages", "Pages of history", bridge.history_pages_total)?;
         let memory = bridge.history_from_memory_total;
         writer.counter("bridge_history_from_memory", "Pages of history that needed no store", memory)?;

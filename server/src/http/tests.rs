@@ -71,6 +71,7 @@ pub(super) fn figures() -> NodeFigures {
             refused_total: 0,
             voided_total: 0,
             inits_total: 1,
+            inits_waiting_now: 0,
             history_pages_total: 2,
             history_from_memory_total: 1,
             history_from_log_total: 0,

@@ -190,6 +190,7 @@ pub(crate) fn pages_and_tails_cross_what_the_store_keeps_apart(store: &mut Asker
     let last = store.page("long", (0, u64::MAX), 2, From::Newest);
     assert_eq!((seqs_of(&last), last.1), (vec![10_010, 35_000], true));
     assert_eq!(store.seqs("long").len(), 23);
+    assert!(store.advance("long", 0, 7), "nobody writes in a room before its first generation");
     assert_eq!(store.room("long", 24_995).1, [10_006, 10_007, 10_008, 10_009, 10_010, 35_000]);
 }
 

@@ -8,7 +8,7 @@
 //! A join gets that much, with `more: true`. Its shard asks again until the bus is back, and then the answer goes on
 //! where it stopped: nothing is left out, nothing comes twice.
 
-use super::{Ask, Found, From, History, Range, Reading, Want, hint_ms, history_json, since};
+use super::{Ask, Found, From, History, Range, Reading, Want, end_of, hint_ms, history_json};
 use crate::bridge::room::Room;
 use crate::bridge::shared::{Origin, Purpose, Turn};
 use crate::bridge::{Answer, BridgeEffect};
@@ -78,10 +78,13 @@ fn later_ms(turn: &Turn<'_>) -> Option<NonZeroU16> {
     NonZeroU16::new(u16::try_from(turn.shared.retry_after_ms()).unwrap_or(u16::MAX))
 }
 
-impl Range {
+impl Ask {
     /// It follows a page that was given already.
     fn goes_on(&self) -> bool {
-        self.to_live && self.from == From::Oldest
+        match &self.want {
+            Want::Since(place) => place.goes_on,
+            Want::Page(range) => range.to_live && range.from == From::Oldest,
+        }
     }
 }
 
@@ -101,7 +104,7 @@ impl Room {
         history.reading = None;
         history.receipts.clear();
         // Who has what is certain waits for the rest.
-        let is_waiting = |ask: &Ask| matches!(&ask.want, Want::Page(range) if range.goes_on());
+        let is_waiting = |ask: &Ask| ask.goes_on();
         let (waiting, asks) = std::mem::take(&mut history.asks).into_iter().partition(is_waiting);
         history.asks = asks;
         history.away = Away::Asked;
@@ -128,26 +131,25 @@ impl Room {
     pub(super) fn serve_decided(&mut self, turn: &mut Turn<'_>) -> bool {
         let Some(history) = &mut self.history else { return false };
         let Some(last) = history.decided().map(|decided| decided.last) else { return false };
-        let Some(Ask { to, want }) = history.asks.pop_front() else {
+        let Some(ask) = history.asks.pop_front() else {
             self.history = None;
             return false;
         };
+        if ask.goes_on() {
+            self.refuse_ask(turn, ask.to, 0);
+            return true;
+        }
+        let Ask { to, want } = ask;
         let range = match want {
-            Want::Page(range) if range.goes_on() => {
-                self.refuse_ask(turn, to, 0);
-                return true;
-            }
             Want::Page(range) => range,
-            Want::Since { seq, epoch, limit, .. } => {
-                match history.decided().and_then(|decided| decided.judge(seq, epoch)) {
-                    Some(is_valid) => since(is_valid, seq, limit),
-                    None => {
-                        let epoch = epoch.or(history.decided().map(|decided| decided.generation));
-                        self.post_nothing_yet(turn, to, (seq, epoch.unwrap_or(0)));
-                        return true;
-                    }
+            Want::Since(place) => match history.decided().and_then(|decided| decided.judge(place.seq, place.epoch)) {
+                Some(is_valid) => place.range(is_valid),
+                None => {
+                    let epoch = place.epoch.or(history.decided().map(|decided| decided.generation));
+                    self.post_nothing_yet(turn, to, (place.seq, epoch.unwrap_or(0)));
+                    return true;
                 }
-            }
+            },
         };
         let (after, before) = (range.after, range.before.unwrap_or(u64::MAX).min(last + 1));
         if before <= after + 1 || range.left == 0 {
@@ -204,14 +206,20 @@ impl Room {
     /// Sends one page. What a join lacks follows when the bus is back; who only reads is told that more may be missing.
     fn post_decided(&mut self, turn: &mut Turn<'_>, to: Origin, range: &Range, found: Found) {
         let Some(decided) = self.history.as_mut().and_then(|history| history.decided()) else { return };
-        let (last, generation) = (decided.last, if decided.last == 0 { 0 } else { decided.generation });
+        let (last, epoch) = (decided.last, decided.generation);
+        let generation = if last == 0 { 0 } else { epoch };
         let end = range.before.unwrap_or(u64::MAX).saturating_sub(1);
         let given = u32::try_from(found.rows.len()).unwrap_or(u32::MAX);
         let left = if range.to_live { u32::MAX } else { range.left.saturating_sub(given) };
         let is_cut = found.covered < end.min(last) && left > 0 && range.from == From::Oldest;
         let more = range.to_live || is_cut;
-        let next =
-            more.then_some(NextPage { after: found.covered, before: range.before, left, complete: found.complete });
+        let next = more.then_some(NextPage {
+            after: found.covered,
+            epoch,
+            before: end_of(range),
+            left,
+            complete: found.complete,
+        });
         let complete = !more && found.complete && end <= last;
         turn.shared.stats.history_pages_total += 1;
         match to {

@@ -190,7 +190,7 @@ fn a_limited_range_pages_until_its_limit() {
     }
     let page = world.one_page(connection(0, 1), range(Some(1), None, 3));
     assert_eq!((page.seqs(), page.flags()), (vec![2, 3], (false, true, false)));
-    assert_eq!(page.next, Some(NextPage { after: 3, before: None, left: 1, complete: true }));
+    assert_eq!(page.next, Some(NextPage { after: 3, epoch: 1, before: None, left: 1, complete: true }));
     let page = world.one_page(connection(0, 1), HistoryAsk::Next(page.next.expect("a next page")));
     assert_eq!((page.seqs(), page.flags()), (vec![4], (true, false, false)));
     // The newest of a range come in one page, fewer if they are large.

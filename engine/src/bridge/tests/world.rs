@@ -55,6 +55,8 @@ pub(super) struct World {
     pub(super) events_first: bool,
     /// No node hears any event.
     pub(super) is_deaf: bool,
+    /// HEAD says "absent" in that server's name where a room is not live.
+    pub(super) server: Option<u64>,
     queue: VecDeque<(usize, BridgeEffect)>,
     is_busy: bool,
     pub(super) reads: usize,
@@ -70,6 +72,7 @@ pub(super) fn config(boot: u64) -> BridgeConfig {
         cluster: false,
         publishes_max: 10_000,
         publish_ms_max: 5_000,
+        inits_max: 4,
         page_bytes_max: 64 * 1024,
         recent_bytes_max: 64 * 1024,
         bus_log: false,
@@ -111,6 +114,7 @@ impl World {
             bus_hangs: false,
             events_first: false,
             is_deaf: false,
+            server: None,
             queue: VecDeque::new(),
             is_busy: false,
             reads: 0,
@@ -242,6 +246,7 @@ impl World {
         if self.bus_hangs {
             return;
         }
+        let is_head = matches!(request, BusRequest::Head { .. });
         let room = request.room().clone();
         let failed = BusReply::Failed { room, retry_after_ms: 10 };
         if fails && !self.bus_fails_after {
@@ -250,7 +255,13 @@ impl World {
         }
         let mut events = Vec::new();
         let reply = self.bus.handle(self.now, request, &mut events);
-        let mut reply = reply.map(|reply| if fails { failed } else { reply });
+        let mut reply = match reply {
+            Some(_) if fails => Some(failed),
+            Some(BusReply::NeedInit { room }) if self.server.is_some() && is_head => {
+                self.server.map(|server| BusReply::Absent { room, server })
+            }
+            reply => reply,
+        };
         if !self.events_first
             && let Some(reply) = reply.take()
         {
@@ -369,6 +380,10 @@ impl World {
 
     pub(super) fn ask(&mut self, from: ConnectionRef, ask: HistoryAsk) {
         self.shard(ToBridge::History { from, room: room(), ask });
+    }
+
+    pub(super) fn ask_of(&mut self, from: ConnectionRef, room: RoomId, ask: HistoryAsk) {
+        self.shard(ToBridge::History { from, room, ask });
     }
 
     pub(super) fn call(&mut self, call: u64, what: Call) {

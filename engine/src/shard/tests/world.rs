@@ -394,7 +394,7 @@ impl World {
         );
         if self.script.defer_history && !is_read {
             // What follows is not asked for until later; who knows all that there is has nothing to follow.
-            let next = NextPage { after: until as u64, before: None, left: u32::MAX, complete: true };
+            let next = NextPage { after: until as u64, epoch: 1, before: None, left: u32::MAX, complete: true };
             let next = (!matches!(ask, HistoryAsk::Since { .. })).then_some(next);
             let payload = Bytes::from(payload);
             return ToShard::HistoryPage {
@@ -407,7 +407,7 @@ impl World {
             };
         }
         let left = if is_read { 1_000 } else { u32::MAX };
-        let next = more.then_some(NextPage { after: until as u64, before: None, left, complete: true });
+        let next = more.then_some(NextPage { after: until as u64, epoch: 1, before: None, left, complete: true });
         ToShard::HistoryPage { to, room: room.clone(), payload: Bytes::from(payload), next, live, later_ms: None }
     }
 

@@ -168,6 +168,10 @@ pub fn reply(asked: &Asked, value: &Value) -> Option<BusReply> {
     if word == Some("NEED_INIT") {
         return Some(BusReply::NeedInit { room });
     }
+    if let Some(server) = word.and_then(|word| word.strip_prefix("ABSENT ")) {
+        // Sixteen of a replication id's forty random digits tell servers apart.
+        return Some(BusReply::Absent { room, server: u64::from_str_radix(server.get(..16)?, 16).ok()? });
+    }
     Some(match &asked.kind {
         Kind::Sequence(count) => {
             let answers = list(value)?.iter().map(sequenced).collect::<Option<Vec<_>>>()?;

@@ -1,7 +1,6 @@
 //! The keys of `store.*`: where messages are kept.
 
 use super::Secret;
-use crate::store::embedded::{CACHE_BYTES, RESERVE_BYTES};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -65,8 +64,8 @@ impl Default for Store {
             fsync_interval_ms: 100,
             retention_days: 0,
             messages_per_room_max: 0,
-            reserve_bytes: RESERVE_BYTES,
-            cache_bytes: CACHE_BYTES,
+            reserve_bytes: 256 * 1024 * 1024,
+            cache_bytes: 16 * 1024 * 1024,
         }
     }
 }
@@ -87,7 +86,8 @@ pub struct Cql {
     pub password: Option<Secret>,
     /// A PEM file with the certificate authority of the cluster's nodes. If set, connections use TLS.
     pub ca_file: Option<String>,
-    /// The most statements under way at once; others wait their turn.
+    /// The most statements under way at once; others wait their turn. At most a quarter as many rooms are begun anew at
+    /// once after a loss of Redis.
     #[schemars(extend("minimum" = 1, "maximum" = 4_096))]
     pub in_flight_max: u32,
     /// The most requests that wait for the cluster; beyond, publishers are told `unavailable`.

@@ -11,6 +11,7 @@ use roomwire_engine::store::RoomMeta;
 use scylla::response::query_result::QueryResult;
 use scylla::response::{PagingState, PagingStateResponse};
 use scylla::statement::batch::{Batch, BatchType};
+use scylla::statement::prepared::PreparedStatement;
 use scylla::value::{CqlValue, Row as AnyRow};
 
 /// Kinds of rows in `room_meta`; a third one holds what retention had removed of an imported room (`link::set_floor`).
@@ -57,7 +58,17 @@ impl Worker {
 
     /// The room's generation alone.
     pub(super) async fn read_generation(&self, link: &Link, room: &RoomId) -> Result<u64, Trouble> {
-        let result = self.execute(link, &link.statements.select_generation, (&**room,)).await?;
+        self.generation_by(link, &link.statements.select_generation, room).await
+    }
+
+    /// Whether the room ever had a generation that somebody could have written in: one whose conditional write was
+    /// answered. Most users' own rooms never have.
+    pub(super) async fn was_begun(&self, link: &Link, room: &RoomId) -> Result<bool, Trouble> {
+        Ok(self.generation_by(link, &link.statements.select_begun, room).await? > 0)
+    }
+
+    async fn generation_by(&self, link: &Link, statement: &PreparedStatement, room: &RoomId) -> Result<u64, Trouble> {
+        let result = self.execute(link, statement, (&**room,)).await?;
         let rows = result.into_rows_result().map_err(unreadable)?;
         let row = rows.maybe_first_row::<(Option<i64>,)>().map_err(unreadable)?;
         Ok(row.and_then(|(generation,)| generation).map_or(0, number))

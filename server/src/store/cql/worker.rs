@@ -10,7 +10,7 @@ use super::{CqlConfig, RETRY_MS, unix_ms};
 use crate::store::{StoreEvent, StoreFigures, StoreState, Wake};
 use crossbeam_channel::Sender;
 use roomwire_engine::names::RoomId;
-use roomwire_engine::store::{StoreReply, StoreRequest};
+use roomwire_engine::store::{RoomMeta, StoreReply, StoreRequest};
 use rustls::ClientConfig;
 use scylla::response::query_result::QueryResult;
 use scylla::response::{PagingState, PagingStateResponse};
@@ -176,8 +176,11 @@ impl Worker {
                 Ok(StoreReply::Page { ticket, rows, cut, oldest })
             }
             StoreRequest::ReadRoom { ticket, room, window } => {
-                // In this order: a base that is set meanwhile then judges rows that were there before it, never the
+                // A row belongs to a generation that was begun before it. Then in this order: a base that is set meanwhile then judges rows that were there before it, never the
                 // other way round.
+                if !self.was_begun(link, &room).await? {
+                    return Ok(StoreReply::Room { ticket, meta: RoomMeta::default(), tail: Vec::new() });
+                }
                 let tail = self.tail(link, &room, window).await?;
                 let meta = self.read_meta(link, &room).await?;
                 Ok(StoreReply::Room { ticket, meta, tail })

@@ -1,6 +1,10 @@
--- HEAD. Answers {gen, base, seq, stable, lowest pending seq or 0, its age in ms}.
+-- HEAD. Answers {gen, base, seq, stable, lowest pending seq or 0, its age in ms}, or ABSENT and the server's replication
+-- id where there is no trace of the room.
 local room = live()
 if not room then
+  if redis.call('EXISTS', H) == 0 then
+    return redis.status_reply('ABSENT ' .. replid())
+  end
   return NEED_INIT
 end
 local first = oldest()
