@@ -9,14 +9,15 @@ const START_MS_MAX = 120_000;
 class Member {
   constructor(herd, index) { Object.assign(this, { herd, index, user: `${herd.name}-${index}`, attempt: 0, isIn: false, socket: null, node: null, stays: true }); }
 
-  connect(node = this.herd.anyNode()) {
+  connect(node = this.herd.anyNode(this.avoided)) {
     if (!this.stays) return;
     this.node = node;
     const socket = new WebSocket(this.herd.cluster.url(this.user, node), { perMessageDeflate: false });
     this.socket = socket;
     socket.on('error', () => {}); // 'close' follows
+    socket.on('open', () => { socket.wasOpen = true; });
     socket.on('message', (data) => { if (socket === this.socket) this.receive(String(data)); });
-    socket.on('close', (code) => { if (socket === this.socket) this.lost(code); });
+    socket.on('close', (code) => { if (socket === this.socket) this.lost(code, socket.wasOpen); });
   }
 
   receive(text) {
@@ -25,9 +26,11 @@ class Member {
     else if (text.startsWith('{"type":"reconnect"')) this.told(JSON.parse(text).afterMs);
   }
 
-  lost(code) {
+  lost(code, wasOpen) {
     this.isIn = false;
-    this.herd.closes[code] = (this.herd.closes[code] ?? 0) + 1;
+    // A balancer would not send it to a node that took no connection just now.
+    this.avoided = wasOpen ? null : this.node;
+    if (wasOpen) this.herd.closes[code] = (this.herd.closes[code] ?? 0) + 1;
     const [first, last] = this.herd.backOff;
     setTimeout(() => this.connect(), Math.random() * Math.min(last, first * 2 ** this.attempt++));
   }
@@ -38,20 +41,29 @@ class Member {
     setTimeout(() => {
       if (socket !== this.socket) return;
       this.herd.left.push(performance.now());
-      this.isIn = false;
-      this.connect();
-      socket.close(1000);
+      this.move();
     }, afterMs);
+  }
+
+  /** Leaves for another node, or for any. */
+  move(node) {
+    const { socket } = this;
+    this.isIn = false;
+    this.connect(node);
+    socket.close(1000);
   }
 }
 
 export class Herd {
   constructor(cluster, { name, count, rooms, backOff = [500, 20_000] }) {
-    Object.assign(this, { cluster, name, count, rooms, backOff, told: 0, left: [], closes: {}, ghosts: 0 });
+    Object.assign(this, { cluster, name, count, rooms, backOff, told: 0, left: [], closes: {}, arrivals: 0 });
     this.members = Array.from({ length: count }, (_, index) => new Member(this, index));
   }
 
-  anyNode() { return this.cluster.nodes[Math.floor(Math.random() * this.cluster.nodes.length)]; }
+  anyNode(but = null) {
+    const nodes = this.cluster.nodes.filter((node) => node !== but);
+    return nodes[Math.floor(Math.random() * nodes.length)];
+  }
 
   /** Connects all, a bounded number at a time. */
   async start() {
@@ -61,12 +73,20 @@ export class Herd {
     return this;
   }
 
-  arrived() { this.waiting.shift()?.connect(); }
+  arrived() {
+    this.arrivals++;
+    this.waiting.shift()?.connect();
+  }
 
   isBack() { return this.members.every((member) => member.isIn || !member.stays); }
 
   /** How many are on a node. */
   on(node) { return this.members.filter((member) => member.isIn && member.node === node).length; }
+
+  /** Sends every third member to this node. */
+  moveSome(node) {
+    for (const member of this.members.filter((_, index) => index % 3 === 0)) member.move(node);
+  }
 
   dropAll() {
     for (const member of this.members) member.isIn = false;

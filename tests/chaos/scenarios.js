@@ -33,7 +33,7 @@ async function pubsubKilled(world) {
   await sleep(2_000);
   Object.assign(figures, { kills, killed, delay_p99_ms: ms(load.ledger.delay(0.99)), delay_max_ms: ms(load.ledger.delay(1)) });
   expect(killed >= kills * cluster.nodes.length, `${killed} subscriber connections were killed in ${kills} kills of ${cluster.nodes.length} nodes`);
-  expect(load.ledger.delay(1) <= 3_000 * patience, `a gap was filled only after ${ms(load.ledger.delay(1))} ms`);
+  expect(load.ledger.delay(1) <= 1_000 * patience, `a gap was filled only after ${ms(load.ledger.delay(1))} ms`);
   expect(Object.keys(load.ledger.closes).every((code) => code === '1006'), `clients were closed: ${JSON.stringify(load.ledger.closes)}`);
   await world.finish(load);
 }
@@ -147,27 +147,32 @@ async function storePaused(world) {
 
 async function nodeKilled(world) {
   const { cluster, figures, short, seed, expect, random, patience } = world;
-  const herd = await new Herd(cluster, { name: `herd${seed}`, count: short ? 60 : 6_000, rooms: short ? 6 : 600 }).start();
+  const herd = await new Herd(cluster, { name: `herd${seed}`, count: short ? 60 : 10_000, rooms: short ? 6 : 1_000 }).start();
   const load = await new Load(cluster, { name: 'killed', seed }).start();
   const rounds = short ? 2 : 3;
-  const took = [];
-  const offline = [];
+  const [held, took, offline] = [[], [], []];
   for (let round = 0; round < rounds; round++) {
     await sleep(1_500 + random() * 1_500);
-    const victim = cluster.nodes[Math.floor(random() * cluster.nodes.length)];
+    const victim = cluster.nodes.reduce((one, other) => (herd.on(other) > herd.on(one) ? other : one));
     const ghosts = await herd.leaveBehind(victim, 5, round);
+    const [on, arrived, began] = [herd.on(victim) - ghosts.length, herd.arrivals, performance.now()];
+    held.push(on);
     await cluster.kill(victim);
     const survivor = cluster.nodes.find((node) => node !== victim);
-    const backMs = await until(() => herd.isBack(), 60_000 * patience);
-    took.push(ms(backMs));
-    expect(backMs !== null && backMs <= 30_000 * patience, `all clients were to be back within ${30 * patience} s; it took ${ms(backMs)}`);
     const isOffline = async (user) => (await cluster.get(survivor, `/v1/users/${user}/presence`))[1].status === 'offline';
-    const goneMs = await until(async () => (await Promise.all(ghosts.map(isOffline))).every(Boolean), 45_000 * patience, 250);
+    const since = async (check, msMax, everyMs) => (await until(check, msMax, everyMs) === null ? null : performance.now() - began);
+    const [backMs, goneMs] = await Promise.all([
+      since(() => herd.arrivals - arrived >= on && herd.isBack(), 60_000 * patience),
+      since(async () => (await Promise.all(ghosts.map(isOffline))).every(Boolean), 45_000 * patience, 250),
+    ]);
+    took.push(ms(backMs));
     offline.push(ms(goneMs));
-    expect(goneMs !== null && goneMs <= 40_000 * patience, `users of the dead node are online still after ${ms(goneMs)} ms`);
+    expect(backMs !== null && backMs <= 30_000 * patience, `all clients were to be back within ${30 * patience} s; it took ${ms(backMs)}`);
+    // A dead node is noticed after 25 s without a beat, and a user is offline 5 s after the last connection.
+    expect(goneMs !== null && goneMs <= 31_000 * patience, `users of the dead node are online still after ${ms(goneMs)} ms`);
     await cluster.start(victim);
   }
-  Object.assign(figures, { kills: rounds, herd: herd.count, all_back_ms: took, stale_presence_gone_ms: offline });
+  Object.assign(figures, { kills: rounds, herd: herd.count, on_the_node: held, all_back_ms: took, stale_presence_gone_ms: offline });
   await sleep(1_000);
   herd.end();
   await world.finish(load);
@@ -199,13 +204,18 @@ async function rollingRestart(world) {
   await cluster.stop(last);
   await cluster.start(last, ['drain.secs=2']);
   await until(() => herd.isBack(), 30_000 * patience);
-  await sleep(1_000);
-  const closedBefore = herd.closes[1006] ?? 0;
+  herd.moveSome(last);
+  await until(() => herd.isBack(), 30_000 * patience);
+  const [held, toldBefore] = [herd.on(last), herd.told];
+  expect(held >= herd.count / 3, `${held} of ${herd.count} members are on ${last} before its last stop`);
   const began = performance.now();
   await cluster.stop(last);
-  figures.end_with_2_s_ms = ms(performance.now() - began);
+  Object.assign(figures, { end_with_2_s_ms: ms(performance.now() - began), held_with_2_s: held, told_with_2_s: herd.told - toldBefore, herd_closes: JSON.stringify(herd.closes) });
   expect(figures.end_with_2_s_ms <= 2_000 + 600 * patience, `with drain.secs = 2 it took ${figures.end_with_2_s_ms} ms to end`);
-  expect((herd.closes[1006] ?? 0) === closedBefore, `${(herd.closes[1006] ?? 0) - closedBefore} connections ended without a close`);
+  expect(herd.told - toldBefore >= held, `${herd.told - toldBefore} of ${held} clients were told to come back within 2 s`);
+  // Who was sent away leaves by itself; whom the node had to close heard 1012. Nobody's connection just ends.
+  const codes = Object.keys({ ...load.ledger.closes, ...herd.closes });
+  expect(codes.every((code) => code === '1012'), `connections ended otherwise: ${JSON.stringify([load.ledger.closes, herd.closes])}`);
   await cluster.start(last);
   expect(await until(() => herd.isBack(), 30_000 * patience) !== null, 'clients were not back after the last restart');
   herd.end();

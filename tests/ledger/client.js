@@ -41,17 +41,19 @@ export class LedgerClient {
       socket.on('ping', () => { socket.heardAt = performance.now(); });
       socket.on('close', (code) => {
         clearInterval(socket.watchdog);
-        if (socket === this.socket) this.lost(code);
+        if (socket === this.socket) this.lost(socket.isConnected ? code : 0);
       });
     } catch {
       this.lost(0);
     }
   }
 
+  /** The connection ended with this close code, 0 if there never was one. */
   lost(code) {
     this.gone();
     if (this.ended) return;
-    this.ledger.closes[code] = (this.ledger.closes[code] ?? 0) + 1;
+    if (code === 0) this.ledger.count.unreached++;
+    else this.ledger.closes[code] = (this.ledger.closes[code] ?? 0) + 1;
     const [first, last] = this.backOffMs;
     setTimeout(() => this.connect(), this.random() * Math.min(last, first * 2 ** this.attempt++));
   }
@@ -104,6 +106,7 @@ export class LedgerClient {
   connected({ node, heartbeatMs }) {
     Object.assign(this, { attempt: 0, node });
     const { socket } = this;
+    socket.isConnected = true;
     // A server that is silent for two of its ping periods and a half is gone.
     socket.watchdog = setInterval(() => { if (performance.now() - socket.heardAt > 2.5 * heartbeatMs) socket.terminate(); }, heartbeatMs / 2);
     this.ledger.count.connects++;

@@ -6,7 +6,7 @@ const VIOLATIONS_MAX = 200;
 
 export class Ledger {
   constructor() {
-    this.count = { published: 0, acked: 0, retries: 0, repeats: 0, deliveries: 0, resumes: 0, cuts: 0, refused: 0, connects: 0, told: 0 };
+    this.count = { published: 0, acked: 0, retries: 0, repeats: 0, deliveries: 0, resumes: 0, cuts: 0, refused: 0, connects: 0, unreached: 0, told: 0 };
     this.closes = {}; // close code -> how often
     this.violations = [];
     this.violated = 0;
