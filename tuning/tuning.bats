@@ -185,3 +185,12 @@ tree() { (cd "$root" && find . -type f -not -path './var/*' -exec md5sum {} + | 
   python3 -m json.tool <<<"$output" >/dev/null
   [[ $output == *'"name":"net.core.somaxconn","before":"4096","now":"65535"'* ]]
 }
+
+@test "nftables takes the rules of --notrack" {
+  if ! command -v nft unshare >/dev/null || ! unshare -rn true 2>/dev/null; then skip "no nftables or no namespaces here"; fi
+  sed -n '/^table inet roomwire_notrack$/,/^RULES$/p' "$tuning" | sed '/^RULES$/d; s/\$ports/8080,8443/' >"$BATS_TEST_TMPDIR/rules"
+  grep -q 8443 "$BATS_TEST_TMPDIR/rules"
+  run unshare -rn nft -f "$BATS_TEST_TMPDIR/rules"
+  echo "$output"
+  [ "$status" -eq 0 ]
+}
