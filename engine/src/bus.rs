@@ -13,6 +13,7 @@
 //!   cannot change what is delivered.
 //! - **When it is full**, or the other side is away, a request is answered with `Failed` (unknown outcome: repeat, or
 //!   find out with `Head`); a request is never dropped in silence and never blocks.
+//! - **What others do to one room's state** costs that room alone: it is answered with `Refused`.
 //! - Every request is answered exactly once, in the order of the requests of one room. Those without a reply say so.
 
 mod local;
@@ -182,6 +183,11 @@ pub enum BusReply {
         room: RoomId,
         server: u64,
     },
+    /// The bus is well, but holds something in the room's place that is none of ours: nothing was changed, and this room
+    /// alone cannot be served. Stands in place of any reply.
+    Refused {
+        room: RoomId,
+    },
     /// Unknown outcome: the bus is away, full, or did not answer in time. Stands in place of any reply.
     Failed {
         room: RoomId,
@@ -333,6 +339,7 @@ impl BusReply {
             | BusReply::Log { room, .. }
             | BusReply::NeedInit { room }
             | BusReply::Absent { room, .. }
+            | BusReply::Refused { room }
             | BusReply::Failed { room, .. } => room,
         }
     }

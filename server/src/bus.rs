@@ -56,6 +56,8 @@ pub struct BusFigures {
     pub refused_total: u64,
     pub reconnects_total: u64,
     pub scripts_reloaded_total: u64,
+    /// Commands that found a key of another type under a name of ours; the log names it.
+    pub wrong_types_total: u64,
     pub resubscriptions_total: u64,
     pub events_total: u64,
     /// Payloads that were dropped, by reason: larger than a message can be, no JSON object, passing for one of ours.
@@ -83,6 +85,7 @@ impl Default for BusFigures {
             refused_total: 0,
             reconnects_total: 0,
             scripts_reloaded_total: 0,
+            wrong_types_total: 0,
             resubscriptions_total: 0,
             events_total: 0,
             dropped_too_large_total: 0,

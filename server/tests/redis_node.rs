@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 #[path = "support/directory.rs"]
@@ -21,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Node {
     child: Child,
     http: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
     _dir: TempDir,
 }
 
@@ -49,11 +51,18 @@ impl Node {
         let ready = lines.find(|line| line.contains("\"ready\"")).expect("it gets ready");
         let ready: Value = serde_json::from_str(&ready).expect("a log line is JSON");
         let http = ready["http"].as_str().and_then(|addr| addr.parse().ok()).expect("an address");
-        std::thread::spawn(move || lines.for_each(drop));
-        Node { child, http, _dir: dir }
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || lines.for_each(|line| kept.lock().expect("no panic").push(line)));
+        Node { child, http, log, _dir: dir }
     }
 
     fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let (status, text) = self.text(method, path, body);
+        (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    fn text(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.http).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("set");
         let length = body.len();
@@ -64,12 +73,26 @@ impl Node {
         stream.read_to_string(&mut answer).expect("it answers");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+        (status, body.to_owned())
     }
 
     fn publish(&self, id: &str) -> (u16, Value) {
+        self.publish_to("lobby", id)
+    }
+
+    fn publish_to(&self, room: &str, id: &str) -> (u16, Value) {
         let body = json!({"content": format!("text of {id}"), "userId": "ada", "clientId": id});
-        self.call("POST", "/v1/rooms/lobby/messages", &body.to_string())
+        self.call("POST", &format!("/v1/rooms/{room}/messages"), &body.to_string())
+    }
+
+    fn status(&self) -> Value {
+        self.call("GET", "/readyz", "").1["status"].clone()
+    }
+
+    /// Whether a warning of the log has all of these words.
+    fn has_warned(&self, words: &[&str]) -> bool {
+        let log = self.log.lock().expect("no panic");
+        log.iter().any(|line| line.contains("WARN") && words.iter().all(|word| line.contains(word)))
     }
 
     /// The (epoch, seq) of each message.
@@ -143,6 +166,33 @@ fn a_node_outlives_its_redis_and_goes_on_in_the_next_generation() {
         all[3..].iter().all(|(epoch, _)| *epoch == 2) && all[3..].windows(2).all(|two| two[0].1 < two[1].1),
         "{all:?}"
     );
+}
+
+#[test]
+fn a_key_of_another_application_in_place_of_ours_costs_its_room_alone() {
+    let redis = RedisServer::start(&[]);
+    let node = Node::start("another", redis.port);
+    let mut other = redis.connect();
+    for key in ["h", "p", "d0", "d1", "log", "rb"] {
+        let (room, name) = (format!("taken.{key}"), format!("rw:{{taken.{key}}}:{key}"));
+        // Others may be written to all the time: by nothing of ours is the bus well again.
+        assert_eq!(node.publish_to(&room, "before").0, 201);
+        let _: () = redis::cmd("DEL").arg(&name).query(&mut other).expect("it answers");
+        let _: () = redis::cmd("SET").arg(&name).arg("of another").query(&mut other).expect("it answers");
+        let began = Instant::now();
+        let (status, answer) = node.publish_to(&room, "meanwhile");
+        assert_eq!((status, &answer["error"]["code"]), (503, &json!("unavailable")), "{name}: {answer}");
+        assert!(began.elapsed() < Duration::from_millis(1_500), "{name}: refused after {:?}", began.elapsed());
+        assert_eq!(node.status(), "ready", "{name}");
+        assert_eq!(node.publish_to("lobby", key).0, 201, "{name}: another room is refused, too");
+        node.until("the key is named", |node| node.has_warned(&[&name, "another application"]));
+        let _: () = redis::cmd("DEL").arg(&name).query(&mut other).expect("it answers");
+        node.until("the room goes on", |node| node.publish_to(&room, "after").0 == 201);
+    }
+    let (_, metrics) = node.text("GET", "/metrics", "");
+    let counted =
+        metrics.lines().find_map(|line| line.strip_prefix("roomwire_bus_wrong_types_total ")).expect("counted");
+    assert!(counted.parse::<u64>().expect("a number") >= 6, "{counted}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 use redis::Commands as _;
+use roomwire::bus::BusState;
 use roomwire::bus::redis::{NodeCard, RedisConfig, Servers, Told};
 use roomwire_engine::bus::{BusEvent, BusRequest};
 use roomwire_engine::cluster::{
@@ -526,4 +527,34 @@ fn a_user_and_a_member_cost_what_the_docs_say() {
     text.lines()
         .filter(|line| line.contains("evalsha") || line.contains("_set:") || line.contains("sadd"))
         .for_each(|line| println!("{line}"));
+}
+
+#[test]
+fn a_key_of_another_application_costs_its_room_or_user_alone() {
+    let server = RedisServer::start(&[]);
+    let mut node = Node::start(server.port, "n1", 7);
+    let mut other = server.connect();
+    for key in ["rw:{taken}:m", "rw:{presence:taken}:n"] {
+        let _: () = other.set(key, "of another").unwrap();
+    }
+    assert_eq!(node.users(&["+ada", "+taken", "+bob"]), [1, 0, 1]);
+    assert!(node.told("taken", &["+ada!"]).is_empty());
+    assert_eq!(node.told("lobby", &["+ada!"]), [true]);
+    assert_eq!(node.members("lobby"), (1, vec!["ada".to_owned()]));
+    assert_eq!(node.state("taken"), (false, String::new()));
+    assert_eq!(node.state("bob"), (true, "n1".to_owned()));
+    let figures = node.driven.bus.figures();
+    assert_eq!(figures.state, BusState::Healthy);
+    assert_eq!(figures.wrong_types_total, 3);
+    let kept: Vec<String> = ["rw:{taken}:m", "rw:{presence:taken}:n"].map(|key| other.get(key).unwrap()).into();
+    assert_eq!(kept, ["of another", "of another"], "what is not ours is left alone");
+    assert_eq!(node.users(&["-taken", "-bob"]), [0, 0]);
+    // Who reaps a dead life is not held up by it.
+    let dead = DeadLife { node: Arc::from("n1"), life: Arc::from(node.life.to_string()) };
+    assert!(matches!(node.ask(ClusterRequest::Reap { dead }), ClusterReply::Reaped(Some(_))));
+    for key in ["rw:{taken}:m", "rw:{presence:taken}:n"] {
+        let _: () = other.del(key).unwrap();
+    }
+    assert_eq!(node.users(&["+taken"]), [1]);
+    assert_eq!(node.told("taken", &["+ada!"]), [true]);
 }

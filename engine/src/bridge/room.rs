@@ -9,7 +9,7 @@ use super::pace::Permit;
 use super::receipt;
 use super::receiver::{Receiver, Subscription};
 use super::recent::Recent;
-use super::shared::{Asked, Purpose, ReceiptAsked, Shared, Turn, hint_ms};
+use super::shared::{Asked, BACK_OFF_MS_MAX, Purpose, ReceiptAsked, Shared, Turn, hint_ms};
 use super::void::VoidRun;
 use super::writer::Writer;
 use super::{BridgeEffect, USER_ROOM_IDLE_MS};
@@ -195,6 +195,10 @@ impl Room {
                 turn.shared.bus_failed(turn.now, *retry_after_ms);
                 *retry_after_ms
             }
+            BusReply::Refused { .. } => {
+                turn.shared.bus_works();
+                BACK_OFF_MS_MAX as u32
+            }
             _ => {
                 turn.shared.bus_works();
                 0
@@ -202,7 +206,7 @@ impl Room {
         };
         match asked {
             BusAsked::Sequence => self.sequenced(turn, reply),
-            BusAsked::Publish(places) => self.published(turn, &places, &reply),
+            BusAsked::Publish(places) => self.published(turn, &places, &reply, hint_ms),
             BusAsked::Head(number) => match reply {
                 BusReply::Head { head, .. } => self.head(turn, number, head),
                 BusReply::NeedInit { .. } => self.head_needs_init(turn, number, None),

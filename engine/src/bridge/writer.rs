@@ -387,7 +387,7 @@ impl Room {
 
     // PUB.
 
-    pub(super) fn published(&mut self, turn: &mut Turn<'_>, places: &[(u64, u64)], reply: &BusReply) {
+    pub(super) fn published(&mut self, turn: &mut Turn<'_>, places: &[(u64, u64)], reply: &BusReply, hint_ms: u32) {
         let now_ms = turn.now_ms();
         for (index, place) in places.iter().enumerate() {
             let Some(writer) = &mut self.writer else { return };
@@ -400,11 +400,11 @@ impl Room {
                         self.ack(turn, &written.publish, place.0, place.1);
                     }
                 }
-                BusReply::Failed { retry_after_ms, .. } => {
+                BusReply::Failed { .. } | BusReply::Refused { .. } => {
                     written.stage = Stage::Durable;
                     writer.durable.push(*place);
                     writer.publish_again = true;
-                    self.writer_waits(now_ms + u64::from(*retry_after_ms).max(BACK_OFF_MS));
+                    self.writer_waits(now_ms + u64::from(hint_ms).max(BACK_OFF_MS));
                 }
                 // GONE, or the room is not live: what became of the seq must be found out.
                 _ => {

@@ -14,6 +14,7 @@ pub mod commands;
 pub mod config;
 mod connect;
 pub mod examine;
+mod foreign;
 mod link;
 mod order;
 pub mod payload;

@@ -375,6 +375,12 @@ impl Scrape {
             "Times that Redis had forgotten the scripts",
             bus.scripts_reloaded_total,
         )?;
+        let wrong = bus.wrong_types_total;
+        writer.counter(
+            "bus_wrong_types",
+            "Commands that found a key of another application in place of ours",
+            wrong,
+        )?;
         let again = bus.resubscriptions_total;
         writer.counter("bus_resubscriptions", "Times that all channels were subscribed to again", again)?;
         writer.counter("bus_events", "Payloads heard on the channels", bus.events_total)?;

@@ -4,7 +4,7 @@ use super::world::{Mood, World, config, connection, room};
 use crate::bridge::{BridgeConfig, BridgeEvent};
 use crate::bus::{BusEvent, BusRequest, PENDING_MESSAGES_MAX};
 use crate::mesh::{HistoryAsk, ToBridge};
-use crate::names::{ShardId, UserId};
+use crate::names::{RoomId, ShardId, UserId};
 use bytes::Bytes;
 use roomwire_wire::id::MessagePlace;
 use std::sync::Arc;
@@ -111,6 +111,44 @@ fn history_and_receipts_are_refused_only_when_the_store_fails_them() {
     world.pass(2_000);
     let page = world.one_page(connection(0, 1), LAST);
     assert_eq!((page.seqs(), page.live), (vec![1], true));
+}
+
+#[test]
+fn a_room_that_the_bus_refuses_is_refused_alone_and_at_once() {
+    let mut world = World::new();
+    world.subscribe(0);
+    world.publish("first", None);
+    world.bus_refuses = Some(|request| *request.room() == room());
+    world.publish("a", Some("a"));
+    assert_eq!(world.refusals(), [("unavailable".into(), Some("a".into()), Some(1_000))]);
+    assert!(!world.nodes[0].bridge.stats().bus_degraded_now, "the bus is well");
+    let mut elsewhere = World::publish_message(connection(0, 1), "ann", "b", Some("b"));
+    if let ToBridge::Publish { room, .. } = &mut elsewhere {
+        *room = RoomId::new("elsewhere");
+    }
+    world.shard(elsewhere);
+    assert_eq!(world.acks().len(), 1, "another room goes on");
+    world.bus_refuses = None;
+    world.publish("a", Some("a"));
+    assert_eq!(world.delivered(0), [(1, "first".into()), (2, "a".into())]);
+    assert_eq!(world.nodes[0].bridge.stats().publishes_now, 0);
+}
+
+#[test]
+fn a_message_whose_publishing_the_bus_refuses_is_told_in_time_and_comes_when_the_room_is_ours_again() {
+    let mut world = World::new();
+    world.subscribe(0);
+    world.bus_refuses = Some(|request| matches!(request, BusRequest::Publish { .. }));
+    world.publish("a", Some("a"));
+    world.pass(6_000);
+    assert_eq!(world.refusals().len(), 1);
+    assert_eq!(world.delivered(0), []);
+    world.bus_refuses = None;
+    world.pass(3_000);
+    world.publish("a", Some("a"));
+    assert_eq!(world.acks().len(), 1);
+    let contents: Vec<String> = world.delivered(0).into_iter().map(|(_, content)| content).collect();
+    assert_eq!(contents, ["a"], "once");
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub(super) struct World {
     /// Kinds of bus requests that are answered with `Failed`, after or before they had their effect.
     pub(super) bus_fails: Option<fn(&BusRequest) -> bool>,
     pub(super) bus_fails_after: bool,
+    /// What the bus answers with `Refused`.
+    pub(super) bus_refuses: Option<fn(&BusRequest) -> bool>,
     /// What the bus is asked it does not answer.
     pub(super) bus_hangs: bool,
     /// Events reach the bridges before the reply of what caused them.
@@ -111,6 +113,7 @@ impl World {
             held: VecDeque::new(),
             bus_fails: None,
             bus_fails_after: false,
+            bus_refuses: None,
             bus_hangs: false,
             events_first: false,
             is_deaf: false,
@@ -248,6 +251,10 @@ impl World {
         }
         let is_head = matches!(request, BusRequest::Head { .. });
         let room = request.room().clone();
+        if self.bus_refuses.is_some_and(|refuses| refuses(&request)) {
+            self.event_at(node, BridgeEvent::BusReply(BusReply::Refused { room }));
+            return;
+        }
         let failed = BusReply::Failed { room, retry_after_ms: 10 };
         if fails && !self.bus_fails_after {
             self.event_at(node, BridgeEvent::BusReply(failed));

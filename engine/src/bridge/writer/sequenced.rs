@@ -18,6 +18,8 @@ impl Room {
                 writer.queue.iter_mut().for_each(|publish| publish.except.clear());
                 self.init_wanted = true;
             }
+            // Others may take long to see to it: nobody is kept waiting for that.
+            BusReply::Refused { .. } => batch.iter().for_each(|publish| self.give_up(turn, publish, WHY_UNAVAILABLE)),
             other => {
                 let wait_ms = match other {
                     BusReply::Failed { retry_after_ms, .. } => u64::from(retry_after_ms),

@@ -9,6 +9,7 @@
 use super::commands::{Asked, Kind, reply};
 use super::config::Address;
 use super::connect::{ConnectError, NoPush, Session, check, load_scripts, open, text, with_master};
+use super::foreign::{self, is_wrong_type};
 use super::order::CallId;
 use super::shared::{Inward, Shared, back_off};
 use redis::aio::MultiplexedConnection;
@@ -334,8 +335,16 @@ impl Task {
         let mut end = None;
         let mut failures = 0;
         let mut answers = Vec::with_capacity(calls.len());
-        for ((id, asked), value) in calls.into_iter().zip(values) {
+        for (((id, asked), value), command) in calls.into_iter().zip(values).zip(pipeline.cmd_iter()) {
+            let is_foreign = is_wrong_type(&value);
+            if is_foreign {
+                foreign::name(&self.shared, connection, command);
+            }
             if matches!(asked.kind, Kind::Ephemeral | Kind::LogRead { .. }) {
+                continue;
+            }
+            if is_foreign {
+                answers.push((id, BusReply::Refused { room: asked.room }));
                 continue;
             }
             let answer = reply(&asked, &value).unwrap_or_else(|| {
@@ -433,6 +442,9 @@ fn learn_key(shared: &Shared, values: &[Value]) -> Result<(), String> {
         match value {
             // The key lies on another node of the cluster, whose own link learns it.
             Value::ServerError(error) if error.code() == "MOVED" && shared.is_cluster() => return Ok(()),
+            value if is_wrong_type(value) => {
+                return Err(format!("Redis: {KEY_NAME} is no string but a key of another application: DEL it"));
+            }
             Value::ServerError(error) => return Err(describe(error)),
             _ => {}
         }

@@ -17,6 +17,7 @@ pub use lease::NodeCard;
 use super::cluster::{Range, slot, topology};
 use super::config::Address;
 use super::connect::{ConnectError, NoPush, open, with_master};
+use super::foreign::{self, is_wrong_type};
 use super::shared::{Inward, Shared, back_off};
 use calls::{CALL_USERS_MAX, Calls};
 use lease::{Answer, LOOK, LOOKS_MAX, SKEW_MS_MAX, What, beat, clock_ms};
@@ -267,11 +268,19 @@ impl Part {
             let values = connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
             let values = values.map_err(|error| self.lost(&error))?;
             let refusal = values.iter().find_map(|value| match value {
-                Value::ServerError(error) => Some(error),
+                Value::ServerError(error) if !is_wrong_type(value) => Some(error),
                 _ => None,
             });
             match refusal {
-                None => return Ok(values),
+                None => {
+                    // What a key of another application stands for is unknown; all else goes on.
+                    for (value, command) in values.iter().zip(pipeline.cmd_iter()) {
+                        if is_wrong_type(value) {
+                            foreign::name(&self.shared, &connection, command);
+                        }
+                    }
+                    return Ok(values);
+                }
                 Some(error) if error.code() == "NOSCRIPT" && !is_last => {
                     let again = scripts::load().query_async::<Vec<String>>(&mut connection).await;
                     again.map_err(|error| self.lost(&error))?;
@@ -333,7 +342,14 @@ impl Part {
             ClusterRequest::Beat { life, take, walking } => ClusterReply::Beaten(self.beat(life, take, walking).await),
             ClusterRequest::Users { life, changes } => {
                 let calls = calls::users(&self.card, self.at_once(), life, &changes);
-                ClusterReply::Users(self.asked(&calls, |values| calls::users_answer(values, changes.len())).await)
+                let counts = self.asked(&calls, |values| calls::users_answer(values, changes.len())).await;
+                for (change, count) in changes.iter().zip(counts.iter().flatten()) {
+                    if count.is_none() {
+                        // For its name in the log.
+                        let _ = self.send(&calls::look_at_nodes(&change.user)).await;
+                    }
+                }
+                ClusterReply::Users(counts.map(|counts| counts.into_iter().map(Option::unwrap_or_default).collect()))
             }
             ClusterRequest::Rosters { life, rooms } => {
                 let calls = calls::rosters(&self.card, &self.shared.dialect, life, &rooms);

@@ -4,6 +4,7 @@
 use super::cluster::Range;
 use super::commands::Dialect;
 use super::config::{Address, RedisConfig, Servers};
+use super::foreign;
 use super::order::CallId;
 use super::payload::{Judge, own_tail};
 use crate::bus::{BusFigures, BusState};
@@ -53,6 +54,7 @@ pub(super) struct Shared {
     key: Mutex<Option<Arc<str>>>,
     figures: Mutex<BusFigures>,
     troubles: Mutex<BTreeMap<String, Arc<str>>>,
+    foreign_said: Mutex<foreign::Said>,
     /// Rung when a cluster's slots may have moved.
     pub(super) doubt_topology: Notify,
     /// Nodes of the cluster, as configured and as learned; the first is asked first.
@@ -84,6 +86,7 @@ impl Shared {
             key: Mutex::new(None),
             figures: Mutex::new(figures),
             troubles: Mutex::default(),
+            foreign_said: Mutex::default(),
         }
     }
 
@@ -121,6 +124,11 @@ impl Shared {
             .next()
             .map_or(BusState::Healthy, |cause| BusState::Degraded(Arc::clone(cause)));
         figures
+    }
+
+    /// Asks what was said of keys that are none of ours.
+    pub(super) fn may_name(&self, ask: impl FnOnce(&mut foreign::Said) -> bool) -> bool {
+        ask(&mut lock(&self.foreign_said))
     }
 
     /// A part of the bus is in trouble: said once in the log, and as long as it lasts in the figures.

@@ -5,6 +5,10 @@ if not room then
   return NEED_INIT
 end
 
+-- A key of another type fails here, before anything is written: a script that fails takes back nothing.
+redis.call('ZCARD', LOG)
+redis.call('HLEN', RB)
+
 -- The log holds every decided seq above its floor `lf` that is no void.
 local function remember(seq, payload)
   if #payload > LOG_BYTES_MAX then

@@ -8,6 +8,7 @@ use super::NodeCard;
 use super::scripts::{Script, Tagged, life_key, life_tag, nodes_key, state_key};
 use crate::bus::redis::commands::Dialect;
 use crate::bus::redis::connect::text;
+use crate::bus::redis::foreign::is_wrong_type;
 use redis::{Cmd, Value, cmd};
 use roomwire_engine::cluster::{DeadLife, Life, MemberChange, RoomAnswer, RoomChanges, UserChange, UserState};
 use roomwire_engine::names::{RoomId, User, UserId};
@@ -76,11 +77,12 @@ pub(super) fn users(card: &NodeCard, at_once: usize, life: Life, changes: &[User
     calls
 }
 
-pub(super) fn users_answer(values: &[Value], count: usize) -> Option<Vec<u32>> {
+/// How many nodes hold each user; `None` for one whose key is not ours.
+pub(super) fn users_answer(values: &[Value], count: usize) -> Option<Vec<Option<u32>>> {
     let mut counts = Vec::with_capacity(count);
     for value in values {
         for number in list(value)? {
-            counts.push(u32::try_from(int(number)?).ok()?);
+            counts.push(u32::try_from(int(number)?).ok());
         }
     }
     (counts.len() == count).then_some(counts)
@@ -120,12 +122,22 @@ pub(super) fn rosters_answer(values: &[Value], count: usize) -> Option<Vec<RoomA
 }
 
 fn room_answer(value: &Value) -> Option<RoomAnswer> {
+    if is_wrong_type(value) {
+        return Some(RoomAnswer { told: Vec::new(), counted: None, recount: false });
+    }
     let [told, counted, again] = list(value)? else { return None };
     Some(RoomAnswer {
         told: list(told)?.iter().map(|told| Some(int(told)? == 1)).collect::<Option<_>>()?,
         counted: u64::try_from(int(counted)?).ok(),
         recount: int(again)? == 1,
     })
+}
+
+/// Fails, and is named, where the key is not ours.
+pub(super) fn look_at_nodes(user: &UserId) -> Calls {
+    let mut nodes = cmd("HLEN");
+    nodes.arg(nodes_key(user));
+    Calls::one(state_key(user), nodes)
 }
 
 pub(super) fn ask_users(users: &[UserId]) -> Calls {
@@ -144,8 +156,8 @@ pub(super) fn users_are(values: &[Value], count: usize) -> Option<Vec<UserState>
     let states: Vec<UserState> = values
         .chunks_exact(2)
         .map(|pair| {
-            let nodes: Vec<Arc<str>> =
-                items(&pair[1])?.iter().map(|node| text(node).map(Arc::from)).collect::<Option<_>>()?;
+            let nodes = if is_wrong_type(&pair[1]) { &[] } else { items(&pair[1])? };
+            let nodes: Vec<Arc<str>> = nodes.iter().map(|node| text(node).map(Arc::from)).collect::<Option<_>>()?;
             Some(UserState { online: int(&pair[0])? == 1 || !nodes.is_empty(), nodes })
         })
         .collect::<Option<_>>()?;
@@ -194,6 +206,9 @@ pub(super) fn purge(card: &NodeCard, dialect: &Dialect, dead: &DeadLife, room: &
 
 /// The next cursor, and how many were removed.
 pub(super) fn purged(value: &Value) -> Option<(String, u64)> {
+    if is_wrong_type(value) {
+        return Some(("0".to_owned(), 0));
+    }
     let [cursor, removed] = list(value)? else { return None };
     Some((text(cursor)?.to_owned(), u64::try_from(int(removed)?).ok()?))
 }
