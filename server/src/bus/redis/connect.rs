@@ -314,7 +314,7 @@ fn check_info(
             _ => ConnectError::Away(format!("{text} still, though it was named as the master")),
         });
     }
-    let is_cluster = field(server, "redis_mode") == Some("cluster");
+    let is_cluster = is_cluster(server);
     let expects = matches!(config.servers, Servers::Cluster(_));
     if is_cluster != expects {
         return Err(ConnectError::Operator(if is_cluster {
@@ -324,6 +324,11 @@ fn check_info(
         }));
     }
     Ok(())
+}
+
+/// Whether this is a node of a cluster, by INFO: Redis and Valkey have a name each for that.
+fn is_cluster(server: &str) -> bool {
+    field(server, "redis_mode").or_else(|| field(server, "server_mode")) == Some("cluster")
 }
 
 /// A field of INFO.
@@ -337,5 +342,17 @@ pub(super) fn text(value: &Value) -> Option<&str> {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_is_known_by_the_words_of_redis_and_of_valkey() {
+        assert!(is_cluster("# Server\r\nredis_version:7.0.15\r\nredis_mode:cluster\r\nos:Linux\r\n"));
+        assert!(is_cluster("# Server\r\nredis_version:7.2.4\r\nvalkey_version:9.1.2\r\nserver_mode:cluster\r\n"));
+        assert!(!is_cluster("# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n"));
     }
 }
