@@ -10,10 +10,13 @@ use crate::capacity;
 use crate::dialect::Dialect;
 use crate::plan::Pace;
 
+/// With the commit that this binary was built of.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILD_COMMIT"), ")");
+
 /// Open-loop load for a room server: latency from the intended send time, cost by the server's pid, and a ledger that
 /// proves that nothing was lost, doubled or out of order. Exit status 1 if a run is invalid or void.
 #[derive(Debug, Parser)]
-#[command(name = "roomwire-bench", version, args_override_self = true)]
+#[command(name = "roomwire-bench", version = VERSION, args_override_self = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::args::{Common, Load};
 use crate::backends;
 use crate::coordinator::Coordinator;
+use crate::dialect::Dialect;
 use crate::environment::Environment;
 use crate::histogram::Latencies;
 use crate::load::LoadFigures;
@@ -182,7 +183,9 @@ impl<'a> Ask<'a> {
         let common = self.common;
         let connections = Topology::connections_of(self.rooms);
         let plan = self.plan(connections);
-        let environment = Environment::of(common);
+        let server_version = server.filter(|_| common.dialect == Dialect::Roomwire).map(Servers::version);
+        let environment =
+            Environment { server_version: server_version.unwrap_or_default(), ..Environment::of(common) };
         let sample = || server.map(Servers::sample).transpose();
         let before = sample()?;
         let mut workers = Coordinator::start(&plan, common.client_cpu.as_deref(), &common.agent)?;

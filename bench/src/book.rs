@@ -59,6 +59,7 @@ const COLUMNS: &[Column] = &[
     ("scenario", |report| report.scenario.clone()),
     ("label", |report| report.label.clone()),
     ("commit", |report| report.environment.commit.clone()),
+    ("server", |report| report.environment.server_version.clone()),
     ("good", |report| report.is_good().to_string()),
     ("sustained", |report| report.beyond_knee.is_empty().to_string()),
     ("pace", |report| format!("{:?}", report.shape.pace).to_lowercase()),

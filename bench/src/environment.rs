@@ -1,7 +1,6 @@
 //! Where and how a run was made, for its report: without that a figure means nothing.
 
 use std::fs;
-use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +11,11 @@ use crate::nameless::Nameless;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Environment {
     pub(crate) version: String,
-    /// Of the working directory.
+    /// Which the bench was built of.
     pub(crate) commit: String,
+    /// What the server answers to `--version`, with its commit; of a peer, `server_config` says it.
+    #[serde(default)]
+    pub(crate) server_version: String,
     pub(crate) kernel: String,
     pub(crate) cpu_model: String,
     pub(crate) cores: usize,
@@ -48,7 +50,8 @@ impl Environment {
             .map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_owned());
         Environment {
             version: env!("CARGO_PKG_VERSION").into(),
-            commit: commit(),
+            commit: env!("BUILD_COMMIT").into(),
+            server_version: String::new(),
             kernel: read("/proc/sys/kernel/osrelease").trim().into(),
             cpu_model: cpu_model.unwrap_or_default(),
             cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
@@ -73,6 +76,7 @@ impl Environment {
         let machine = if self.is_virtual_machine { ", a virtual machine" } else { "" };
         vec![
             ("bench", format!("{}, commit {}", self.version, self.commit)),
+            ("server", if self.server_version.is_empty() { "a peer" } else { &self.server_version }.to_owned()),
             ("kernel", self.kernel.clone()),
             ("CPU", format!("{} x {}{machine}", self.cores, self.cpu_model)),
             ("memory", format!("{} MiB", self.memory_kib / 1024)),
@@ -122,11 +126,6 @@ fn memory_kib(meminfo: &str) -> u64 {
 
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
-}
-
-fn commit() -> String {
-    let described = Command::new("git").args(["describe", "--always", "--dirty"]).output();
-    described.map_or(String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// This program's command line as others may see it and type it.

@@ -151,7 +151,8 @@ impl Report {
 
     /// The report as a table, then the verdict.
     pub(crate) fn print(&self) {
-        println!("{} ({}), commit {}", self.scenario, self.label, self.environment.commit);
+        let Environment { commit, server_version, .. } = &self.environment;
+        println!("{} ({}), bench {commit}, server {server_version}", self.scenario, self.label);
         for (name, value) in self.rows() {
             println!("  {name:<34} {value}");
         }

@@ -39,9 +39,12 @@ impl Failure {
     }
 }
 
+/// With the commit, which a figure means nothing without.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILD_COMMIT"), ")");
+
 /// A WebSocket server for rooms: one order, durable before seen, gapless resume.
 #[derive(Debug, Parser)]
-#[command(name = "roomwire", version, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "roomwire", version, long_version = VERSION, propagate_version = true, arg_required_else_help = true)]
 #[command(
     after_help = "Exit status: 0 done, 1 failed at run time, 2 wrong usage or configuration, 78 `serve` cannot start like this."
 )]
@@ -167,7 +170,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Token(args) => token(cli.config, args),
         Command::Store(args) => store_command(cli.config, &args),
         Command::Version => {
-            print(concat!("roomwire ", env!("CARGO_PKG_VERSION")));
+            print(&format!("roomwire {VERSION}"));
             Ok(())
         }
         Command::Generate(args) => generate::run(&args),

@@ -52,7 +52,7 @@ fn ended(command: &mut Command) -> (i32, String, String) {
 #[test]
 fn version_and_help_are_answered() {
     let dir = TempDir::new("version");
-    let version = concat!("roomwire ", env!("CARGO_PKG_VERSION"), "\n");
+    let version = concat!("roomwire ", env!("CARGO_PKG_VERSION"), " (", env!("BUILD_COMMIT"), ")\n");
     assert_eq!(ended(&mut dir.roomwire(&["version"])), (0, version.to_owned(), String::new()));
     assert_eq!(ended(&mut dir.roomwire(&["--version"])).1, version);
     let (status, help, _) = ended(&mut dir.roomwire(&["--help"]));
