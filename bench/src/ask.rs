@@ -184,8 +184,7 @@ impl<'a> Ask<'a> {
         let connections = Topology::connections_of(self.rooms);
         let plan = self.plan(connections);
         let server_version = server.filter(|_| common.dialect == Dialect::Roomwire).map(Servers::version);
-        let environment =
-            Environment { server_version: server_version.unwrap_or_default(), ..Environment::of(common) };
+        let environment = Environment { server_version: server_version.unwrap_or_default(), ..Environment::of(common) };
         let sample = || server.map(Servers::sample).transpose();
         let before = sample()?;
         let mut workers = Coordinator::start(&plan, common.client_cpu.as_deref(), &common.agent)?;

@@ -55,9 +55,10 @@ impl Servers {
 
     /// What the first node's program answers to `--version`: reports name what they measured, not what is checked out.
     pub(crate) fn version(&self) -> String {
-        let answer = self.0.first().map(|node| {
-            Command::new(format!("/proc/{}/exe", node.pid)).arg("--version").stdin(Stdio::null()).output()
-        });
+        let answer = self
+            .0
+            .first()
+            .map(|node| Command::new(format!("/proc/{}/exe", node.pid)).arg("--version").stdin(Stdio::null()).output());
         let answer = answer.and_then(Result::ok).filter(|output| output.status.success());
         answer.map_or(String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }

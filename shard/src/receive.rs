@@ -25,7 +25,7 @@ impl Driver {
                 return;
             }
         }
-        self.gather_from(now);
+        self.gathering.input(now.mono_us);
         if self.reads_paused || !self.held.is_empty() {
             self.held.push_back(completion);
         } else {
@@ -52,7 +52,9 @@ impl Driver {
         }
         match (completion.result, completion.buffer) {
             (length, Some(buffer)) if length > 0 => {
+                let before = self.engine.effects.sends.len();
                 self.engine.received(now, connection, self.buffers.bytes(buffer, length.unsigned_abs() as usize));
+                self.late_sends.set_aside(&mut self.engine.effects.sends, before);
             }
             (0, _) => self.end(now, connection, Ended::Eof),
             (error, _) => match -error {

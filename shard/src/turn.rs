@@ -9,9 +9,11 @@
 use crate::accept::Acceptor;
 use crate::buffers::Buffers;
 use crate::clock;
+use crate::gather::Gathering;
 use crate::mesh::ShardMesh;
 use crate::outbox::{Outbox, Place};
 use crate::ring::{Completion, DataRing, Operation};
+use crate::sends::LateSends;
 use crate::sockets::Sockets;
 use roomwire_engine::mesh::{ToBridge, ToShard};
 use roomwire_engine::names::ConnectionId;
@@ -64,10 +66,8 @@ pub(crate) struct Driver {
     pub(crate) held: VecDeque<Completion>,
     pub(crate) reads_paused: bool,
     drained: bool,
-    /// The least time from one look at the sockets to the next: what comes meanwhile shares a wake-up.
-    gather_us: u64,
-    /// Sockets do not wake the shard before then; the doorbell does.
-    reads_due_us: u64,
+    pub(crate) gathering: Gathering,
+    pub(crate) late_sends: LateSends,
     /// Gives freed memory back to the system; called on the way to sleep, about once a second.
     rest: fn(),
     rested_us: u64,
@@ -101,8 +101,8 @@ impl Driver {
             held: VecDeque::new(),
             reads_paused: false,
             drained: false,
-            gather_us: gather.as_micros().try_into().unwrap_or(u64::MAX),
-            reads_due_us: 0,
+            gathering: Gathering::new(gather.as_micros().try_into().unwrap_or(u64::MAX)),
+            late_sends: LateSends::default(),
             rest,
             rested_us: 0,
             awake_since_us: None,
@@ -128,7 +128,7 @@ impl Driver {
         self.rearm(now);
         let spilled = self.flush_lanes();
         self.pause_or_resume_reads(spilled);
-        let gathers = self.gathers(now.mono_us);
+        let gathers = self.gathering.is_on(now.mono_us);
         if self.ring.wants_enter(gathers) {
             self.ring.enter()?;
         }
@@ -180,14 +180,17 @@ impl Driver {
     fn take_inbox(&mut self, now: Now) {
         self.mesh.receive(INBOX_PER_TURN_MAX, &mut self.inbox);
         for message in self.inbox.drain(..) {
+            let before = self.engine.effects.sends.len();
             self.engine.mesh(now, message);
+            self.late_sends.set_aside(&mut self.engine.effects.sends, before);
         }
     }
 
-    /// Sends what is to be sent, once per connection; then parts from those that are done.
+    /// Sends what is to be sent, once per connection, and a slice of what waits; then parts from those that are done.
     fn flush_connections(&mut self, now: Now) {
         let mut connections = std::mem::take(&mut self.connections);
         std::mem::swap(&mut connections, &mut self.engine.effects.sends);
+        self.late_sends.slice(&mut connections);
         for connection in connections.drain(..) {
             self.send_next(connection);
         }
@@ -234,18 +237,6 @@ impl Driver {
         due_ms
     }
 
-    /// Input was taken: the next is left to gather for a while. What comes after a longer pause does not wait.
-    pub(crate) fn gather_from(&mut self, now: Now) {
-        if !self.gathers(now.mono_us) {
-            self.reads_due_us = now.mono_us.saturating_add(self.gather_us);
-        }
-    }
-
-    /// Whether what comes in on sockets is left for later, to share a wake-up with what follows.
-    fn gathers(&self, now_us: u64) -> bool {
-        now_us < self.reads_due_us
-    }
-
     fn has_work(&mut self, gathers: bool) -> bool {
         let effects = &self.engine.effects;
         let unread = !self.held.is_empty() || !self.starved.is_empty();
@@ -253,6 +244,7 @@ impl Driver {
             || self.ring.wants_enter(gathers)
             || self.mesh.has_mail()
             || !effects.sends.is_empty()
+            || !self.late_sends.is_empty()
             || !effects.drops.is_empty()
             || !effects.shutdowns.is_empty()
             || !effects.shards.is_empty()
@@ -270,7 +262,7 @@ impl Driver {
     pub(crate) fn sleep(&mut self, until_us: u64) -> io::Result<()> {
         self.mesh.doorbell().arm();
         let now_us = clock::now().mono_us;
-        let gathers = self.gathers(now_us);
+        let gathers = self.gathering.is_on(now_us);
         if !self.has_work(gathers) {
             if let Some(since_us) = self.awake_since_us.take() {
                 self.engine.counters.driver.busy_us_total += now_us.saturating_sub(since_us);
@@ -280,7 +272,7 @@ impl Driver {
                 (self.rest)();
             }
             if gathers {
-                let most_us = until_us.min(self.reads_due_us).saturating_sub(now_us);
+                let most_us = until_us.min(self.gathering.due_us()).saturating_sub(now_us);
                 self.mesh.doorbell().wait(Duration::from_micros(most_us));
             } else if until_us > now_us {
                 self.ring.sleep(until_us - now_us)?;

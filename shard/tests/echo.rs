@@ -66,17 +66,22 @@ fn a_request_and_frames_that_arrive_byte_by_byte_are_understood() {
 
 #[test]
 fn under_load_input_gathers_and_after_a_pause_it_does_not_wait() {
-    const GATHER: Duration = Duration::from_secs(2);
-    let node = Node::start(&Setting { gather: GATHER, ..Setting::default() });
+    let node = Node::start(&Setting { gather: Duration::from_secs(4), ..Setting::default() });
     let mut client = Client::connect(node.address, "alice").unwrap();
-    std::thread::sleep(GATHER);
-    let began = Instant::now();
-    client.send(b"first").unwrap();
-    assert_eq!(client.receive().unwrap(), b"first");
-    assert!(began.elapsed() < GATHER, "nothing had come for as long as input gathers");
-    client.send(b"second").unwrap();
-    assert_eq!(client.receive().unwrap(), b"second");
-    assert!(began.elapsed() >= GATHER, "the second shares the next look at the sockets with whatever comes meanwhile");
+    std::thread::sleep(Duration::from_secs(2));
+    let mut echo = |text: &[u8]| {
+        let began = Instant::now();
+        client.send(text).unwrap();
+        assert_eq!(client.receive().unwrap(), text);
+        began.elapsed()
+    };
+    let waited = echo(b"first");
+    assert!(waited < Duration::from_secs(2), "{waited:?} after a pause of 2 s, in which four do not come within 4 s");
+    std::thread::sleep(Duration::from_millis(200));
+    // It comes 200 ms after the first: four of that distance are awaited from now on.
+    echo(b"second");
+    let waited = echo(b"third");
+    assert!(waited >= Duration::from_millis(400), "{waited:?}: it shares a look with whatever comes meanwhile");
     node.stop();
 }
 

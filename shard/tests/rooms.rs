@@ -40,15 +40,57 @@ fn a_message_reaches_each_member_on_either_shard_once_and_in_order() {
 
 #[test]
 fn what_the_bridge_sends_does_not_wait_for_the_gathering_of_input() {
-    const GATHER: Duration = Duration::from_secs(3);
-    let node = Node::start(&Setting { echo: false, gather: GATHER, ..Setting::default() });
+    const DISTANCE: Duration = Duration::from_secs(1);
+    let node = Node::start(&Setting { echo: false, gather: DISTANCE * 10, ..Setting::default() });
     let mut client = Client::connect(node.address, "alice").unwrap();
-    // By now the upgrade request's window has ended.
-    std::thread::sleep(GATHER);
+    std::thread::sleep(DISTANCE);
     let asked = Instant::now();
     client.send(br#"{"type":"join_room","roomId":"r"}"#).unwrap();
     client.receive_until("room_history").unwrap();
-    assert!(asked.elapsed() < GATHER, "the bridge's answer came in the window that the request began");
+    assert!(
+        asked.elapsed() < DISTANCE * 3,
+        "the bridge's answer came while input gathered for four times its distance"
+    );
+    node.stop();
+}
+
+/// Whether `text` lies in the client's socket, unread.
+fn has_come(client: &Client, text: &str) -> bool {
+    let mut bytes = [0; 16 * 1024];
+    client.socket.set_nonblocking(true).unwrap();
+    let length = client.socket.peek(&mut bytes).unwrap_or(0);
+    client.socket.set_nonblocking(false).unwrap();
+    bytes[..length].windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[test]
+fn a_small_room_does_not_wait_until_a_large_one_has_its_message() {
+    const MEMBERS: usize = 700;
+    let node = Node::start(&Setting { echo: false, ..Setting::default() });
+    let join = |name: &str, room: &str| {
+        let mut client = Client::connect(node.address, name).unwrap();
+        client.send(format!(r#"{{"type":"join_room","roomId":"{room}"}}"#).as_bytes()).unwrap();
+        client.receive_until("room_history").unwrap();
+        client
+    };
+    let mut large: Vec<Client> = (0..MEMBERS).map(|number| join(&format!("u{number}"), "large")).collect();
+    let mut small = join("small", "small");
+    let mut writer = Client::connect(node.address, "writer").unwrap();
+    let last = &mut large[MEMBERS - 1];
+    // In the order of their messages the last of the large room would always be served before the small one. How soon
+    // we look is the machine's affair, so once is enough.
+    let was_before = (0..50).any(|number| {
+        let text = |room: &str| format!("{room} {number}.");
+        let publish = |room: &str| {
+            frame(format!(r#"{{"type":"chat_message","roomId":"{room}","content":"{}"}}"#, text(room)).as_bytes())
+        };
+        writer.socket.write_all(&[publish("large"), publish("small")].concat()).unwrap();
+        small.receive_until(&text("small")).unwrap();
+        let was_before = !has_come(last, &text("large"));
+        last.receive_until(&text("large")).unwrap();
+        was_before
+    });
+    assert!(was_before, "the small room's message came behind all of the large room's");
     node.stop();
 }
 

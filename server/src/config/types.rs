@@ -402,8 +402,9 @@ pub struct Ring {
     /// Entries of the completion queue.
     #[schemars(extend("minimum" = 8, "maximum" = 65_536))]
     pub cq_entries: u32,
-    /// Microseconds from one look of a shard at its sockets to the next: what comes meanwhile shares a wake-up, which saves
-    /// CPU under load. What comes after a longer pause does not wait. 0: no pause.
+    /// The most microseconds for which a shard leaves input to gather between two looks at its sockets: what comes meanwhile
+    /// shares a wake-up, which saves CPU under load. It waits as long as four inputs need to come at their present rate, and
+    /// not at all if that is longer than this. 0: never.
     #[schemars(extend("maximum" = 100_000))]
     pub gather_us: u32,
 }
