@@ -406,9 +406,9 @@ impl Room {
             return;
         }
         let Some(history) = &mut self.history else { return };
-        if !self.receiver.is_known() {
+        if !self.receiver.is_known() || self.receiver.is_passed() {
             history.receipts.clear();
-            return; // asked again once the position is known
+            return; // asked again once the position is known, and where generations began that went by unheard
         }
         let receipts = std::mem::take(&mut history.receipts);
         let StoreReply::Page { mut rows, cut, oldest, .. } = reply else {

@@ -207,6 +207,7 @@ impl Room {
             (Step::Base, StoreReply::Compared { applied: true, .. }) => {
                 turn.shared.store_works();
                 init.step = Step::Finish;
+                self.made = init.generation;
             }
             // Another was faster.
             (_, StoreReply::Compared { applied: false, .. }) => self.init_again(turn, 0),

@@ -9,10 +9,10 @@
 mod cold;
 mod cut_off;
 
-use super::room::Room;
+use super::room::{BusAsked, Room};
 use super::shared::{BACK_OFF_MS_MAX, Purpose, Turn, back_off_ms, hint_ms};
 use super::writer::chat_json;
-use crate::bus::{BusEvent, Head, PENDING_MESSAGES_MAX, row_of_payload};
+use crate::bus::{BusEvent, BusRequest, Head, PENDING_MESSAGES_MAX, row_of_payload};
 use crate::store::{From, ReadRow, StoreReply, StoreRequest};
 use bytes::Bytes;
 use cold::ColdRead;
@@ -339,6 +339,13 @@ impl Room {
     // HEAD.
 
     pub(super) fn head(&mut self, turn: &mut Turn<'_>, number: u64, head: Head) {
+        if self.is_older(head.generation) {
+            if self.receiver.is_known() {
+                self.adopt(turn, head.generation, head.base);
+            }
+            self.left_behind(turn, head.generation);
+            return;
+        }
         self.receiver.checked = number;
         self.receiver.absent_on = None;
         if self.receiver.position == Position::Asking {
@@ -359,6 +366,20 @@ impl Room {
             self.void_seq(turn, head.generation, seq);
         }
         self.head_for_writer(turn, &head);
+    }
+
+    /// A later generation than this one is known here.
+    pub(super) fn is_older(&self, generation: u64) -> bool {
+        generation < self.receiver.generation.max(self.made)
+    }
+
+    /// The bus serves an older generation than one that is known here, which was made on a bus that stood in its place: what
+    /// it would publish is dead.
+    pub(super) fn left_behind(&mut self, turn: &mut Turn<'_>, generation: u64) {
+        if self.receiver.position == Position::Asking {
+            self.receiver.position = Position::Unknown;
+        }
+        self.ask_bus(turn, BusAsked::Retire, BusRequest::Retire { room: self.id.clone(), generation });
     }
 
     pub(super) fn head_failed(&mut self, turn: &mut Turn<'_>, hint_ms: u32) {

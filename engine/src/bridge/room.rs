@@ -72,6 +72,8 @@ pub(super) struct Room {
     pub(super) void: Option<Box<VoidRun>>,
     /// To ask the store for what makes the room whole.
     pub(super) permit: Permit,
+    /// The latest generation whose beginning this node has written to the store: from then on no older one may be served.
+    pub(super) made: u64,
     /// A `user:` room stays until then.
     keep_until_ms: u64,
     /// The room is in the list of the next flush.
@@ -97,6 +99,7 @@ impl Room {
             init: None,
             void: None,
             permit: Permit::None,
+            made: 0,
             keep_until_ms: 0,
             is_dirty: false,
             timer_ms: None,

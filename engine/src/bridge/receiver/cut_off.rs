@@ -28,6 +28,7 @@ impl Room {
             // One of those between may have begun lower.
             receiver.passed.get_or_insert(before);
             receiver.reading_hole = None;
+            receiver.hold.retain(|_, held| held.generation >= generation);
         } else {
             self.cut_off(turn, base);
         }

@@ -2,7 +2,7 @@
 
 use super::world::{Mood, World, config, connection, room};
 use crate::bridge::{BridgeConfig, BridgeEvent};
-use crate::bus::{BusEvent, BusRequest, PENDING_MESSAGES_MAX};
+use crate::bus::{BusEvent, BusRequest, LocalBus, PENDING_MESSAGES_MAX};
 use crate::mesh::{HistoryAsk, ToBridge};
 use crate::names::{RoomId, ShardId, UserId};
 use bytes::Bytes;
@@ -589,4 +589,25 @@ fn after_the_loss_of_the_bus_a_generation_is_made_only_if_the_store_has_more_tha
     world.pass(12_000);
     assert_eq!(world.delivered(0).len(), 3);
     assert_eq!(world.store.meta(&room()).generation, 3);
+}
+
+#[test]
+fn a_bus_that_comes_back_with_an_older_generation_than_one_that_is_known_serves_it_no_longer() {
+    let mut world = World::with(BridgeConfig { cluster: true, ..config(7) });
+    world.subscribe(0);
+    world.publish("first", None);
+    let replaced = std::mem::replace(&mut world.bus, LocalBus::new(9));
+    world.lose_bus();
+    world.publish("second", None);
+    assert_eq!(world.store.meta(&room()).generation, 2);
+    world.bus = replaced;
+    world.event(BridgeEvent::BusEvent(BusEvent::Lost));
+    world.run();
+    world.publish("third", None);
+    world.pass(2_000);
+    let places: Vec<(u64, u64)> =
+        world.store.messages(&room()).iter().map(|read| (read.row.seq, read.row.generation)).collect();
+    assert_eq!(places, [(1, 1), (2, 2), (3, 3)]);
+    let told = world.delivered(0);
+    assert_eq!(told, [(1, "first".to_owned()), (2, "second".to_owned()), (3, "third".to_owned())]);
 }

@@ -35,7 +35,22 @@ impl Room {
         }
     }
 
+    /// The generation that the bus gave a seq in, if a later one is known here.
+    fn older_generation(&self, answer: &Sequenced) -> Option<u64> {
+        match answer {
+            Sequenced::Mine { generation, .. } => Some(*generation).filter(|generation| self.is_older(*generation)),
+            _ => None,
+        }
+    }
+
     fn sequenced_each(&mut self, turn: &mut Turn<'_>, batch: Vec<Publish>, answers: Vec<Sequenced>) {
+        if let Some(generation) = answers.iter().find_map(|answer| self.older_generation(answer)) {
+            if let Some(writer) = &mut self.writer {
+                writer.put_back(batch);
+            }
+            self.left_behind(turn, generation);
+            return;
+        }
         let now_ms = turn.now_ms();
         let mut back = Vec::new();
         let mut overdue = None;
