@@ -56,9 +56,9 @@ impl View {
 pub struct Pending {
     room: String,
     client_id: String,
-    /// Each sending has another content, so that it is seen which one stands at a seq.
-    name: String,
+    /// As JSON has it, without quotes.
     padding: String,
+    /// Each has another content, so that it is seen which one stands at a seq.
     sendings: u32,
     retry_at_ms: u64,
     sent: bool,
@@ -192,11 +192,10 @@ impl Client {
     pub fn publish(&mut self, room: &str, random: &mut Random, now_ms: u64, out: &mut Vec<u8>) {
         self.made += 1;
         let most = if random.one_in(20) { 300 } else { 12 };
-        let padding = "\u{e9}\n\"x".repeat(random.index(most));
+        let padding = "\u{e9}\\n\\\"x".repeat(random.index(most));
         self.pending.push(Pending {
             room: room.to_owned(),
             client_id: format!("c{}-{}", self.number, self.made),
-            name: format!("{}-{}", self.number, self.made),
             padding,
             sendings: 0,
             retry_at_ms: now_ms,
@@ -210,10 +209,12 @@ impl Client {
         for pending in self.pending.iter_mut().filter(|pending| !pending.sent && pending.retry_at_ms <= now_ms) {
             pending.sent = true;
             pending.sendings += 1;
-            let content = format!("{} v{} {}", pending.name, pending.sendings, pending.padding);
-            let message = json!({"type": "chat_message", "roomId": pending.room, "content": content,
-                "clientId": pending.client_id});
-            send(&message, out);
+            let Pending { room, client_id, padding, sendings, .. } = pending;
+            let begins = content_begins(client_id);
+            let text = format!(
+                r#"{{"clientId":"{client_id}","content":"{begins}v{sendings} {padding}","roomId":"{room}","type":"chat_message"}}"#
+            );
+            encode_masked(Opcode::Text, text.as_bytes(), MASK, out);
         }
     }
 
@@ -398,6 +399,9 @@ impl Client {
         let who = self.user.clone();
         let messages = page["messages"].as_array().cloned().unwrap_or_default();
         let more = page["more"] == true;
+        if more && messages.is_empty() {
+            return Ok(()); // nothing is certain yet: the answer is still to come
+        }
         let Some(view) = self.rooms.get_mut(room) else { return Ok(()) };
         if !more && page["complete"] != true && !oracle.may_be_cut_off {
             // Nothing expires here and every position is a real one, so nothing may ever be missing.
@@ -472,6 +476,14 @@ fn id(message: &Value) -> String {
     message["messageId"].as_str().unwrap_or_default().to_owned()
 }
 
+/// What the content of the message of that client id begins with.
+#[must_use]
+pub fn content_begins(client_id: &str) -> String {
+    format!("{} ", client_id.trim_start_matches('c'))
+}
+
+const MASK: [u8; 4] = [7, 11, 13, 17];
+
 fn send(message: &Value, out: &mut Vec<u8>) {
-    encode_masked(Opcode::Text, message.to_string().as_bytes(), [7, 11, 13, 17], out);
+    encode_masked(Opcode::Text, message.to_string().as_bytes(), MASK, out);
 }

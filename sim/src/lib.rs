@@ -60,6 +60,7 @@ pub struct Counts {
     pub generations: u64,
     pub ambushes: u64,
     pub splits: u64,
+    pub stories: u64,
 }
 
 /// Runs one seed.

@@ -20,6 +20,8 @@ pub struct Link {
     pub client: usize,
     /// Sent by the client, not yet received by the server.
     pub to_server: Vec<u8>,
+    /// So many of them were received: the rest is not moved for each read of a byte.
+    received: usize,
     /// Sent by the server, not yet read by the client.
     pub to_client: Vec<u8>,
     /// The send under way.
@@ -47,6 +49,7 @@ impl Link {
             connection,
             client,
             to_server: Vec::new(),
+            received: 0,
             to_client: Vec::new(),
             in_flight: None,
             wants_send: false,
@@ -56,5 +59,22 @@ impl Link {
             dropped: false,
             ended: false,
         }
+    }
+
+    /// The server receives the next bytes, so many at most.
+    pub fn receive(&mut self, most: usize) -> Vec<u8> {
+        let end = self.to_server.len().min(self.received + most);
+        let bytes = self.to_server[self.received..end].to_vec();
+        self.received = end;
+        if end == self.to_server.len() {
+            self.lose_to_server();
+        }
+        bytes
+    }
+
+    /// What the client sent and the server did not receive is lost.
+    pub fn lose_to_server(&mut self) {
+        self.to_server.clear();
+        self.received = 0;
     }
 }

@@ -4,6 +4,7 @@
 //! double it; but one *sending* of a message is never at two seqs. And where a Redis that was replaced lived on, and strict
 //! mode is off, what was published there may be cut off by the generation that took its place.
 
+use crate::client::content_begins;
 use crate::store::SimStore;
 use std::collections::BTreeMap;
 
@@ -81,7 +82,7 @@ impl Oracle {
         {
             return Err(format!("promise 1: {room} {seq} was {known:?} for one client and is {fact:?} for another"));
         }
-        if !store.is_durable(room, seq, &id) {
+        if store.message(room, seq, &id).is_none() {
             return Err(format!("promise 2: {room} {seq} {content:?} was seen and is not in the store"));
         }
         self.sendings.insert((room.to_owned(), content), (seq, id.clone()));
@@ -112,8 +113,14 @@ impl Oracle {
         {
             return Err(format!("promise 4: {key:?} was acked as {id} {at} and again as {message_id} {seq}"));
         }
-        if !store.is_durable(&key.0, seq, message_id) {
+        let Some(row) = store.message(&key.0, seq, message_id) else {
             return Err(format!("promise 2: {key:?} was acked at seq {seq} and is not in the store"));
+        };
+        if *row.user != *key.1
+            || *row.client_id != *key.2
+            || !row.content.starts_with(content_begins(&key.2).as_bytes())
+        {
+            return Err(format!("promise 4: {key:?} was acked at seq {seq}, where another message stands: {row:?}"));
         }
         self.acked.insert(key, (message_id.to_owned(), seq));
         Ok(())

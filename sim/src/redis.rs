@@ -121,9 +121,27 @@ impl Redis {
     pub fn forget(&mut self, random: &mut Random) {
         let at = random.index(self.server.rooms.len().max(1));
         if let Some(room) = self.server.rooms.keys().nth(at).cloned() {
-            self.server.rooms.remove(&room);
-            self.changes.push(Change::Forget(room));
+            self.lose(room);
         }
+    }
+
+    /// The same of a given room.
+    pub fn lose(&mut self, room: RoomId) {
+        self.server.rooms.remove(&room);
+        self.changes.push(Change::Forget(room));
+    }
+
+    /// Its `master_replid`.
+    #[must_use]
+    pub fn replid(&self) -> u64 {
+        self.server.replid
+    }
+
+    /// The generation and the seq of a room that is live.
+    #[must_use]
+    pub fn live(&self, room: &RoomId) -> Option<(u64, u64)> {
+        let room = self.server.rooms.get(room).filter(|room| room.live && room.server == self.server.replid)?;
+        Some((room.generation, room.seq))
     }
 
     /// Runs one script. What subscribers hear is appended to `events`.

@@ -5,7 +5,7 @@ use crate::Plant;
 use crate::random::Random;
 use roomwire_engine::names::RoomId;
 use roomwire_engine::store::memory::MemoryStore;
-use roomwire_engine::store::{From, ReadRow, StoreReply, StoreRequest};
+use roomwire_engine::store::{From, ReadRow, Row, StoreReply, StoreRequest};
 use roomwire_wire::id::MessagePlace;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -168,10 +168,11 @@ impl SimStore {
         }
     }
 
-    /// Whether the message of that id stands at that seq.
-    pub fn is_durable(&mut self, room: &str, seq: u64, message_id: &str) -> bool {
-        let Some(place) = MessagePlace::decode(room, message_id) else { return false };
-        place.seq == seq && self.rows(room, seq - 1, seq + 1).iter().any(|read| read.row.generation == place.epoch)
+    /// The message of that id, if it stands at that seq.
+    pub fn message(&mut self, room: &str, seq: u64, message_id: &str) -> Option<Row> {
+        let place = MessagePlace::decode(room, message_id).filter(|place| place.seq == seq)?;
+        let read = self.rows(room, seq - 1, seq + 1).pop()?;
+        Some(read.row).filter(|row| row.generation == place.epoch)
     }
 
     /// Whether the message of that id was cut off: a later generation began at or below its seq, or the seq is void.

@@ -3,6 +3,7 @@
 mod checks;
 mod faults;
 mod servers;
+mod stories;
 
 use crate::client::Client;
 use crate::network::SHARDS_MAX;
@@ -23,6 +24,7 @@ use roomwire_engine::limits::{EngineConfig, Limits};
 use roomwire_engine::names::{User, UserId};
 use roomwire_engine::shard::{Ended, Identity, Verify};
 use std::sync::Arc;
+use stories::Story;
 
 const ROOMS: [&str; 3] = ["general", "random", "a.b:c-d_e"];
 /// Steps with faults.
@@ -66,6 +68,7 @@ pub struct World {
     late: Late,
     /// A fault that waits for a node: which, and after how many steps.
     ambush: Option<(usize, u64)>,
+    story: Option<Story>,
     roster: MemoryCluster,
     processes: u64,
     links: Links,
@@ -149,6 +152,7 @@ impl World {
             may_split,
             late: Late::new(),
             ambush: None,
+            story: Story::of(shape, seed),
             roster: MemoryCluster::new(1),
             processes: 0,
             links: Links::new(),
@@ -332,8 +336,7 @@ impl World {
         if !link.to_server.is_empty() {
             // A cut point anywhere: the most awkward reads are of one byte.
             let most = if self.random.one_in(4) { 1 + self.random.index(8) } else { 2_048 };
-            let length = most.min(link.to_server.len());
-            let mut bytes: Vec<u8> = link.to_server.drain(..length).collect();
+            let mut bytes = link.receive(most);
             node.engines[shard].received(self.now, connection, &mut bytes);
             node.collect(shard, &mut self.links);
         } else if link.client_shut && !link.ended {

@@ -39,6 +39,7 @@ fn run_all(shape: Shape, seeds: u64) -> Counts {
         sum.generations += counts.generations;
         sum.ambushes += counts.ambushes;
         sum.splits += counts.splits;
+        sum.stories += counts.stories;
     }
     println!("{sum:?}");
     // The runs were not idle: each fault had its effect somewhere.
@@ -73,6 +74,7 @@ fn a_thousand_seeds_of_clusters_keep_every_promise() {
     ] {
         assert!(count > 1_000, "only {count} {what} in 1,000 seeds");
     }
+    assert!(sum.stories > 300, "only {} stories came to their end in 1,000 seeds", sum.stories);
 }
 
 #[test]

@@ -144,6 +144,15 @@ impl Link {
         }
     }
 
+    /// The first command on its way to the server that is such a one.
+    pub fn on_its_way(&self, is_it: impl Fn(&BusRequest) -> bool) -> Option<&BusRequest> {
+        let sent = self.slots.iter().filter_map(|slot| match slot {
+            Slot::Sent(request) => Some(request),
+            Slot::Answered(_) => None,
+        });
+        sent.into_iter().find(|request| is_it(request))
+    }
+
     /// The server carries out the next command. The room that a BEGIN was for, if it was one.
     pub fn carry_out(&mut self, now_ms: u64, redis: &mut Redis, events: &mut Vec<BusEvent>) -> Option<RoomId> {
         let at = self.slots.iter().position(|slot| matches!(slot, Slot::Sent(_)))?;

@@ -8,6 +8,7 @@ impl World {
     /// Commands reach the servers, answers and events come back.
     pub(super) fn step_redis(&mut self) {
         let now_ms = self.now.mono_ms();
+        self.step_story(&[]);
         self.step_old();
         // Of the present server and of the old one.
         let mut events = [Vec::new(), Vec::new()];
@@ -18,8 +19,9 @@ impl World {
                 server.run(now_ms, late.request, &mut events[usize::from(late.is_for_old)]);
             }
         }
+        let mut begins = Vec::new();
         for node in &mut self.nodes {
-            let moves = self.random.below(4);
+            let (moves, process) = (self.random.below(4), node.place.process);
             let Some(link) = node.redis() else { continue };
             link.tick(now_ms);
             let is_old = link.asks_old();
@@ -32,6 +34,7 @@ impl World {
                         late.due_ms = now_ms + self.random.below(40);
                     }
                 }
+                begins.extend(begun.filter(|_| !is_old).map(|room| (process, room)));
             }
         }
         if self.random.one_in(4) {
@@ -53,6 +56,7 @@ impl World {
             }
             node.mail.extend(heard);
         }
+        self.step_story(&begins);
     }
 
     /// The replica takes over, but the old master lives on with some of the nodes.
