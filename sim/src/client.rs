@@ -28,7 +28,9 @@ pub struct View {
     /// It has everything above this seq, up to the position.
     pub from: u64,
     /// The position that was given with the join.
-    since: Option<u64>,
+    since: Option<(u64, u64)>,
+    /// What it had, and from where on, when an answer began to take its place.
+    replaced: Option<(u64, BTreeMap<u64, String>)>,
     /// The first page of the join's answer is still to come.
     fresh: bool,
 }
@@ -157,6 +159,14 @@ impl Client {
     pub fn disconnected(&mut self) {
         self.connected = false;
         for view in self.rooms.values_mut() {
+            // Only the last page of an answer says whether something is missing: one that broke off counts for nothing.
+            if let Some((_, seq)) = view.since.filter(|_| view.asked && !view.live) {
+                view.position = view.since;
+                if let Some(before) = view.replaced.take() {
+                    (view.from, view.messages) = before;
+                }
+                view.messages.split_off(&(seq + 1));
+            }
             view.live = false;
         }
     }
@@ -170,7 +180,7 @@ impl Client {
         }
         view.asked = true;
         view.fresh = true;
-        view.since = view.position.map(|(_, seq)| seq);
+        view.since = view.position;
         let message = match view.position {
             Some((epoch, since)) => json!({"type": "join_room", "roomId": room, "since": since, "epoch": epoch}),
             None => json!({"type": "join_room", "roomId": room, "history": 20}),
@@ -420,7 +430,8 @@ impl Client {
         view.fresh &= view.since.is_some() && messages.is_empty() && more;
         if begins_below || !more && page["complete"] != true {
             // The position was cut off: the answer is the newest messages, and takes the place of all.
-            view.messages.clear();
+            let before = (view.from, std::mem::take(&mut view.messages));
+            view.replaced.get_or_insert(before);
             view.from = first.map_or(page["seq"].as_u64().unwrap_or_default(), |seq| seq - 1);
             view.position = Some((0, view.from));
         }
@@ -449,6 +460,7 @@ impl Client {
         if let Some(view) = self.rooms.get_mut(room)
             && !more
         {
+            view.replaced = None;
             view.live = true;
         }
         Ok(())
