@@ -426,8 +426,7 @@ impl Client {
         let first = messages.first().and_then(|message| message["seq"].as_u64());
         let last = view.position.map_or(0, |(_, last)| last);
         let begins_below = view.fresh && oracle.may_be_cut_off && first.is_some_and(|first| first <= last);
-        // While the bus is away a resume is first told that it will be answered later.
-        view.fresh &= view.since.is_some() && messages.is_empty() && more;
+        view.fresh = false;
         if begins_below || !more && page["complete"] != true {
             // The position was cut off: the answer is the newest messages, and takes the place of all.
             let before = (view.from, std::mem::take(&mut view.messages));
