@@ -73,7 +73,8 @@ pub fn run(shape: Shape, seed: u64, plant: Option<Plant>) -> Outcome {
 #[must_use]
 pub fn replay_command(shape: Shape, seed: u64, plant: Option<Plant>) -> String {
     let shape = if shape == Shape::Cluster { " --cluster" } else { "" };
-    let name = plant.and_then(|wanted| Plant::all().find(|(_, plant)| *plant == wanted)).map(|(name, _)| name);
+    let name =
+        plant.and_then(|wanted| Plant::ALL.into_iter().find(|(_, plant)| *plant == wanted)).map(|(name, _)| name);
     let plant = name.map_or(String::new(), |name| format!(" --plant {name}"));
     format!("cargo run -p roomwire-sim --{shape} --seed {seed}{plant}")
 }

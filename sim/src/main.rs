@@ -20,7 +20,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let Some(arguments) = parse(&words) else {
-        let plants: Vec<&str> = Plant::all().map(|(name, _)| name).collect();
+        let plants: Vec<&str> = Plant::ALL.into_iter().map(|(name, _)| name).collect();
         eprintln!("usage: roomwire-sim [--cluster] [--seed N | --seeds FROM..TO] [--plant {}]", plants.join("|"));
         return ExitCode::from(2);
     };
@@ -81,7 +81,7 @@ fn parse(words: &[String]) -> Option<Arguments> {
                 let (from, to) = value.split_once("..")?;
                 arguments.seeds = from.parse().ok()?..to.parse().ok()?;
             }
-            "--plant" => arguments.plant = Some(Plant::all().find(|(known, _)| known == value)?.1),
+            "--plant" => arguments.plant = Some(Plant::ALL.into_iter().find(|(known, _)| known == value)?.1),
             _ => return None,
         }
     }
