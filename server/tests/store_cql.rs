@@ -8,14 +8,18 @@
 mod cassandra;
 #[path = "shared/contract.rs"]
 mod contract;
+#[path = "support/directory.rs"]
+mod directory;
 
 use contract::{Asker, row, rows};
+use directory::TempDir;
 use roomwire::config::Secret;
 use roomwire::store::cql::migrate::{Migrated, Replication, migrate};
 use roomwire::store::cql::{CqlConfig, OpenError, spawn};
 use roomwire::store::{Store, StoreEvent, StoreState};
 use roomwire_engine::names::RoomId;
 use roomwire_engine::store::{StoreReply, StoreRequest};
+use scylla::client::session_builder::SessionBuilder;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -121,6 +125,75 @@ fn migrating_again_changes_nothing_and_a_wrong_keyspace_password_or_ca_is_one_li
 
     let tls = CqlConfig { ca_file: Some(directory.join("ca.pem")), ..config };
     assert!(open(&tls, "tls.").append(rows("lobby", 1..=1)), "and over TLS");
+}
+
+/// Runs statements of the test's own.
+fn run(config: &CqlConfig, statements: &[String]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let session = SessionBuilder::new().known_nodes(&config.nodes).user("cassandra", "cassandra");
+        let session = session.build().await.unwrap();
+        for statement in statements {
+            session.query_unpaged(statement.as_str(), ()).await.unwrap();
+        }
+    });
+}
+
+/// How a node starts on it: its exit status, and what it says.
+fn start(config: &CqlConfig) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_roomwire"));
+    let folder = TempDir::new("store-cql-version");
+    command
+        .current_dir(&folder.0)
+        .env_clear()
+        .env("ROOMWIRE_STORE__CQL__PASSWORD", "cassandra")
+        .args(["serve", "--dev"]);
+    let sets = [
+        "shards=1".to_owned(),
+        "listen.addr=127.0.0.1:0".to_owned(),
+        "http.addr=127.0.0.1:0".to_owned(),
+        "store.kind=cql".to_owned(),
+        "store.cql.user=cassandra".to_owned(),
+        format!("store.cql.nodes={}", config.nodes.join(",")),
+        format!("store.cql.keyspace={}", config.keyspace),
+    ];
+    let output = command.args(sets.iter().flat_map(|set| ["--set", set])).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_schema_of_another_version_ends_the_start_with_both_versions_and_the_cure() {
+    let Some(directory) = cassandra::directory() else { return };
+    let _shared = shared();
+    let config = cassandra::keyspace(&directory, "version");
+    let table = format!("{}.schema_version", config.keyspace);
+    let cases = [
+        (
+            0,
+            format!("DELETE FROM {table} WHERE name = 'roomwire'"),
+            "this roomwire needs 1: run `roomwire store migrate`",
+        ),
+        (
+            2,
+            format!("INSERT INTO {table} (name, version, applied_at) VALUES ('roomwire', 2, toTimestamp(now()))"),
+            "this roomwire knows up to 1: upgrade it",
+        ),
+    ];
+    for (version, statement, cure) in cases {
+        run(&config, &[statement]);
+        let (status, said) = start(&config);
+        assert_eq!(status, Some(78), "{said}");
+        assert!(said.contains(&format!("{} has schema version {version}, {cure}", config.keyspace)), "{said}");
+        assert!(
+            !said.contains("panicked") && said.lines().filter(|line| line.starts_with("roomwire: ")).count() == 1,
+            "{said}"
+        );
+    }
+    let error = migrate(&config, &Replication::Everywhere(1)).unwrap_err();
+    assert!(
+        error.contains("schema version 2, this roomwire knows up to 1"),
+        "an older migrate keeps its hands off: {error}"
+    );
 }
 
 #[test]

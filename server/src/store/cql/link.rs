@@ -198,7 +198,8 @@ pub(super) async fn open(config: &CqlConfig, tls: Option<Arc<ClientConfig>>) -> 
 pub(super) fn other_version(keyspace: &str, version: i32) -> String {
     if version > SCHEMA_VERSION {
         format!(
-            "keyspace {keyspace} has schema version {version}, this roomwire knows up to {SCHEMA_VERSION}: use a newer roomwire"
+            "keyspace {keyspace} has schema version {version}, this roomwire knows up to {SCHEMA_VERSION}: upgrade it \
+             (`apt install ./roomwire_VERSION.deb`) to the one that migrated the keyspace, or a later one"
         )
     } else {
         format!(
