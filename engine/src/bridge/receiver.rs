@@ -360,7 +360,8 @@ impl Room {
         self.begun_elsewhere(turn);
         let someone_waits = self.receiver.has_hole() || self.has_unresolved();
         if let Some((seq, age_ms)) = head.pending
-            && someone_waits
+            // What was published behind it may have been lost on its way here.
+            && (someone_waits || self.receiver.listens && head.seq > seq)
             && age_ms >= PENDING_MS_MAX
         {
             self.void_seq(turn, head.generation, seq);

@@ -59,6 +59,8 @@ impl Room {
         if let BusReply::Voided { applied: true, .. } = reply {
             turn.shared.stats.voided_total += 1;
             self.writer_may_go_on(turn);
+            // A dead writer may have left several.
+            self.want_head();
         }
     }
 }

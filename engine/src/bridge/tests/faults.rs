@@ -304,6 +304,17 @@ fn a_seq_whose_node_died_is_voided_and_delivery_goes_on() {
 }
 
 #[test]
+fn a_message_behind_a_seq_whose_node_died_arrives_though_its_event_was_lost_and_nobody_writes() {
+    let mut world = two_nodes();
+    world.kill(0);
+    world.is_deaf = true;
+    world.publish_at(1, "b", None);
+    world.is_deaf = false;
+    world.pass(12_000);
+    assert_eq!(world.delivered_at(1, 0), [(1, "first".into()), (3, "b".into())]);
+}
+
+#[test]
 fn a_retry_on_another_node_waits_for_the_first_attempt_or_its_void() {
     let mut world = two_nodes();
     world.publish_at(1, "a", Some("a"));
