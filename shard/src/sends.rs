@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 /// The most connections to which one event is sent at once, and how many of the others follow in each turn: about a
 /// millisecond of sends.
-const SLICE: usize = 128;
+const SLICE_MAX: usize = 128;
 
 /// The connections that have something to send and wait for their slice, in order.
 #[derive(Debug, Default)]
@@ -17,14 +17,14 @@ pub(crate) struct LateSends {
 impl LateSends {
     /// After an event that found `before` names on the list: of those that it added, all above a slice have to wait.
     pub(crate) fn set_aside(&mut self, named: &mut Vec<ConnectionId>, before: usize) {
-        if named.len() > before + SLICE {
-            self.late.extend(named.drain(before + SLICE..));
+        if named.len() > before + SLICE_MAX {
+            self.late.extend(named.drain(before + SLICE_MAX..));
         }
     }
 
     /// The turn's slice of those that wait.
     pub(crate) fn slice(&mut self, into: &mut Vec<ConnectionId>) {
-        into.extend(self.late.drain(..self.late.len().min(SLICE)));
+        into.extend(self.late.drain(..self.late.len().min(SLICE_MAX)));
     }
 
     /// Whether nobody waits.
@@ -49,15 +49,19 @@ mod tests {
         let before = named.len();
         named.extend(connections(2_000..2_010));
         sends.set_aside(&mut named, before);
-        assert_eq!(named, [connections(0..SLICE), connections(2_000..2_010)].concat(), "the small one goes at once");
+        assert_eq!(
+            named,
+            [connections(0..SLICE_MAX), connections(2_000..2_010)].concat(),
+            "the small one goes at once"
+        );
 
         let mut turns = 0;
         let mut rest = Vec::new();
         while !sends.is_empty() {
             sends.slice(&mut rest);
             turns += 1;
-            assert!(rest.len() <= turns * SLICE, "a slice a turn");
+            assert!(rest.len() <= turns * SLICE_MAX, "a slice a turn");
         }
-        assert_eq!(rest, connections(SLICE..1_000), "in order, each once");
+        assert_eq!(rest, connections(SLICE_MAX..1_000), "in order, each once");
     }
 }

@@ -93,6 +93,16 @@ struct Range {
     to_live: bool,
 }
 
+impl Range {
+    /// What would follow after a page of it, in the form in which it goes to the shard and comes back.
+    fn next(&self, found: &Found, epoch: u64) -> NextPage {
+        let given = u32::try_from(found.rows.len()).unwrap_or(u32::MAX);
+        let left = if self.to_live { u32::MAX } else { self.left.saturating_sub(given) };
+        let before = self.before.and_then(NonZeroU64::new);
+        NextPage { after: found.covered, epoch, before, left, complete: found.complete }
+    }
+}
+
 /// What the store was asked for.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
@@ -263,7 +273,7 @@ impl Room {
         place.is_latest = *latest <= generation;
         if !place.is_latest {
             place.check = Some(next_head);
-            self.ask_bus(turn, BusAsked::Retire, BusRequest::Retire { room: self.id.clone(), generation });
+            self.retire(turn, generation);
         }
     }
 
@@ -473,17 +483,9 @@ impl Room {
         turn.shared.stats.history_pages_total += 1;
         let last = self.receiver.last();
         let end = range.before.unwrap_or(u64::MAX).min(last + 1).saturating_sub(1);
-        let given = u32::try_from(found.rows.len()).unwrap_or(u32::MAX);
-        let left = if range.to_live { u32::MAX } else { range.left.saturating_sub(given) };
-        let more = found.covered < end && left > 0 && (range.from == From::Oldest || range.to_live);
-        let epoch = self.receiver.generation;
-        let next = more.then_some(NextPage {
-            after: found.covered,
-            epoch,
-            before: end_of(range),
-            left,
-            complete: found.complete,
-        });
+        let next = range.next(&found, self.receiver.generation);
+        let more = found.covered < end && next.left > 0 && (range.from == From::Oldest || range.to_live);
+        let next = more.then_some(next);
         let complete = !more && found.complete;
         // A room without messages is at (0, 0), whatever its generation.
         let (seq, epoch) = (last, if last == 0 { 0 } else { self.receiver.generation });
@@ -546,11 +548,6 @@ fn cut_page(rows: &[ReadRow], is_cut: bool, from: From, bytes_max: u32) -> Store
         rows.reverse();
     }
     StoreReply::Page { ticket: 0, rows, cut: is_cut || is_shortened, oldest: 0 }
-}
-
-/// The same in the form in which it goes to the shard and comes back.
-fn end_of(range: &Range) -> Option<NonZeroU64> {
-    range.before.and_then(NonZeroU64::new)
 }
 
 /// The first rows that fit one page, and whether any were left.

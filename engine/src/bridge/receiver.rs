@@ -9,10 +9,10 @@
 mod cold;
 mod cut_off;
 
-use super::room::{BusAsked, Room};
+use super::room::Room;
 use super::shared::{BACK_OFF_MS_MAX, Purpose, Turn, back_off_ms, hint_ms};
 use super::writer::chat_json;
-use crate::bus::{BusEvent, BusRequest, Head, PENDING_MESSAGES_MAX, row_of_payload};
+use crate::bus::{BusEvent, Head, PENDING_MESSAGES_MAX, row_of_payload};
 use crate::store::{From, ReadRow, StoreReply, StoreRequest};
 use bytes::Bytes;
 use cold::ColdRead;
@@ -380,7 +380,7 @@ impl Room {
         if self.receiver.position == Position::Asking {
             self.receiver.position = Position::Unknown;
         }
-        self.ask_bus(turn, BusAsked::Retire, BusRequest::Retire { room: self.id.clone(), generation });
+        self.retire(turn, generation);
     }
 
     pub(super) fn head_failed(&mut self, turn: &mut Turn<'_>, hint_ms: u32) {

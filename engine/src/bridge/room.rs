@@ -165,6 +165,11 @@ impl Room {
         turn.bus(request);
     }
 
+    /// The bus must not serve that generation any longer; its head is looked at then.
+    pub(super) fn retire(&mut self, turn: &mut Turn<'_>, generation: u64) {
+        self.ask_bus(turn, BusAsked::Retire, BusRequest::Retire { room: self.id.clone(), generation });
+    }
+
     pub(super) fn ask_store(
         &mut self,
         turn: &mut Turn<'_>,

@@ -45,7 +45,7 @@ impl Room {
             StoreReply::Compared { applied: false, .. } => {
                 // The store has a later generation: the bus must not serve this one.
                 self.void = None;
-                self.ask_bus(turn, BusAsked::Retire, BusRequest::Retire { room, generation });
+                self.retire(turn, generation);
             }
             _ => {
                 turn.shared.store_failed(turn.now, hint_ms);

@@ -146,11 +146,10 @@ impl Link {
 
     /// The first command on its way to the server that is such a one.
     pub fn on_its_way(&self, is_it: impl Fn(&BusRequest) -> bool) -> Option<&BusRequest> {
-        let sent = self.slots.iter().filter_map(|slot| match slot {
-            Slot::Sent(request) => Some(request),
-            Slot::Answered(_) => None,
-        });
-        sent.into_iter().find(|request| is_it(request))
+        self.slots.iter().find_map(|slot| match slot {
+            Slot::Sent(request) if is_it(request) => Some(request),
+            _ => None,
+        })
     }
 
     /// The server carries out the next command. The room that a BEGIN was for, if it was one.

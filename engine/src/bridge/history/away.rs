@@ -8,12 +8,12 @@
 //! A join gets that much, with `more: true`. Its shard asks again until the bus is back, and then the answer goes on
 //! where it stopped: nothing is left out, nothing comes twice.
 
-use super::{Ask, Found, From, History, Range, Reading, Want, end_of, hint_ms, history_json};
+use super::{Ask, Found, From, History, Range, Reading, Want, hint_ms, history_json};
 use crate::bridge::room::Room;
 use crate::bridge::shared::{Origin, Purpose, Turn};
 use crate::bridge::{Answer, BridgeEffect};
 use crate::bus::PENDING_MESSAGES_MAX;
-use crate::mesh::{NextPage, ToShard};
+use crate::mesh::ToShard;
 use crate::store::{ReadRow, RoomMeta, Row, StoreReply, StoreRequest};
 use roomwire_wire::message::HISTORY_MESSAGES_MAX;
 use std::num::NonZeroU16;
@@ -104,8 +104,7 @@ impl Room {
         history.reading = None;
         history.receipts.clear();
         // Who has what is certain waits for the rest.
-        let is_waiting = |ask: &Ask| ask.goes_on();
-        let (waiting, asks) = std::mem::take(&mut history.asks).into_iter().partition(is_waiting);
+        let (waiting, asks) = std::mem::take(&mut history.asks).into_iter().partition(Ask::goes_on);
         history.asks = asks;
         history.away = Away::Asked;
         let is_idle = history.asks.is_empty();
@@ -209,17 +208,10 @@ impl Room {
         let (last, epoch) = (decided.last, decided.generation);
         let generation = if last == 0 { 0 } else { epoch };
         let end = range.before.unwrap_or(u64::MAX).saturating_sub(1);
-        let given = u32::try_from(found.rows.len()).unwrap_or(u32::MAX);
-        let left = if range.to_live { u32::MAX } else { range.left.saturating_sub(given) };
-        let is_cut = found.covered < end.min(last) && left > 0 && range.from == From::Oldest;
+        let next = range.next(&found, epoch);
+        let is_cut = found.covered < end.min(last) && next.left > 0 && range.from == From::Oldest;
         let more = range.to_live || is_cut;
-        let next = more.then_some(NextPage {
-            after: found.covered,
-            epoch,
-            before: end_of(range),
-            left,
-            complete: found.complete,
-        });
+        let next = more.then_some(next);
         let complete = !more && found.complete && end <= last;
         turn.shared.stats.history_pages_total += 1;
         match to {

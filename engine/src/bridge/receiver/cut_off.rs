@@ -2,9 +2,8 @@
 //! or rows did not live as long as older ones: what was delivered from the new base on was cut off, and what stands in its
 //! place is delivered, at the same seqs under the new epoch.
 
-use super::super::room::{BusAsked, Room};
+use super::super::room::Room;
 use super::super::shared::{Purpose, Turn, back_off_ms, hint_ms};
-use crate::bus::BusRequest;
 use crate::store::{ReadRow, StoreReply, StoreRequest};
 
 impl Room {
@@ -20,15 +19,15 @@ impl Room {
         receiver.bases = None;
         receiver.is_stale = false;
         receiver.absent_on = None;
-        receiver.hold.retain(|seq, held| held.generation >= generation || *seq < base);
+        // Where others went by between, one of them may have begun lower.
+        let is_passed = turn.shared.config.cluster && before > 0 && generation > before + 1;
+        receiver.hold.retain(|seq, held| held.generation >= generation || !is_passed && *seq < base);
         // What an earlier generation had decided from there on says nothing of this one, nor does a read of it.
         receiver.know = base.saturating_sub(1);
         receiver.reading_hole.take_if(|know| *know >= base);
-        if turn.shared.config.cluster && before > 0 && generation > before + 1 {
-            // One of those between may have begun lower.
+        if is_passed {
             receiver.passed.get_or_insert(before);
             receiver.reading_hole = None;
-            receiver.hold.retain(|_, held| held.generation >= generation);
         } else {
             self.cut_off(turn, base);
         }
@@ -81,7 +80,7 @@ impl Room {
         let is_later = turn.shared.config.cluster && rows.iter().any(|read| read.row.generation > generation);
         if is_later {
             self.receiver.is_stale = true;
-            self.ask_bus(turn, BusAsked::Retire, BusRequest::Retire { room: self.id.clone(), generation });
+            self.retire(turn, generation);
         }
         is_later
     }

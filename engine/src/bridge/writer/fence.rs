@@ -5,7 +5,6 @@
 
 use super::{Room, Stage};
 use crate::bridge::shared::{BACK_OFF_MS, Purpose, Turn, hint_ms};
-use crate::bus::BusRequest;
 use crate::store::{StoreReply, StoreRequest};
 
 impl Room {
@@ -41,7 +40,7 @@ impl Room {
         }
         self.publish_places(turn, current);
         if let Some(generation) = retire {
-            self.ask_bus(turn, super::BusAsked::Retire, BusRequest::Retire { room: self.id.clone(), generation });
+            self.retire(turn, generation);
             self.want_head();
         }
     }

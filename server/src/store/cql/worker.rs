@@ -176,11 +176,12 @@ impl Worker {
                 Ok(StoreReply::Page { ticket, rows, cut, oldest })
             }
             StoreRequest::ReadRoom { ticket, room, window } => {
-                // A row belongs to a generation that was begun before it. Then in this order: a base that is set meanwhile then judges rows that were there before it, never the
-                // other way round.
+                // A row belongs to a generation that was begun before it.
                 if !self.was_begun(link, &room).await? {
                     return Ok(StoreReply::Room { ticket, meta: RoomMeta::default(), tail: Vec::new() });
                 }
+                // In this order: a base that is set meanwhile then judges rows that were there before it, never the
+                // other way round.
                 let tail = self.tail(link, &room, window).await?;
                 let meta = self.read_meta(link, &room).await?;
                 Ok(StoreReply::Room { ticket, meta, tail })
