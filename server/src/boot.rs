@@ -45,6 +45,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const LOOK_WHILE_DRAINING: Duration = Duration::from_millis(10);
 /// The part of `drain.secs` that is kept for clients to answer the close (2 s) and for the store to finish.
 const DRAIN_KEPT_MS: u32 = 3_000;
+/// How long handshakes under way get to end before the drain, on a port that another node shares.
+const HANDSHAKES: Duration = Duration::from_secs(1);
 /// How long a node that was told to stop at once may still take.
 const CUT_SHORT: Duration = Duration::from_millis(2_500);
 /// How long a token of the demo page is valid: the page asks for a new one at each connection.
@@ -72,11 +74,11 @@ pub fn serve(settings: &Settings, echo: bool, (again, filter): (ReadAgain, Filte
     let auth = &settings.config.auth;
     let authenticator = Current::new(Authenticator::new(&secret, auth, settings.config.limits.token_bytes_max));
     let http = Arc::new(ArcSwap::from_pointee(http_policy(settings)));
-    let (bridge, shards) = start(settings, &authenticator, &http, echo)?;
+    let (bridge, mut shards) = start(settings, &authenticator, &http, echo)?;
     let mut live = Live::new((again, filter), settings.clone(), authenticator, http);
     let mut manager = Manager::of_environment();
     manager.ready(settings.shards);
-    wait(&signals, bridge, &shards, &mut live, &mut manager)
+    wait(&signals, bridge, &mut shards, &mut live, &mut manager)
 }
 
 /// Starts bridge and shards, and says where they listen.
@@ -388,6 +390,8 @@ fn refuse_taken_port(addr: SocketAddr) -> Result<(), Failure> {
 /// A stop under way.
 struct Stop {
     deadline: Instant,
+    /// When clients are sent away and over how many ms, unless they are already.
+    drain: Option<(Instant, u32)>,
     cut_short: bool,
 }
 
@@ -395,7 +399,7 @@ struct Stop {
 fn wait(
     signals: &Signals,
     bridge: BridgeHandle,
-    shards: &[ShardHandle],
+    shards: &mut [ShardHandle],
     live: &mut Live,
     manager: &mut Manager,
 ) -> Result<(), Failure> {
@@ -405,7 +409,7 @@ fn wait(
         manager.look(bridge.vitals(), shard_count, stop.is_some());
         match signals.wait(if stop.is_some() { LOOK_WHILE_DRAINING } else { LOOK }) {
             Some(Signal::Stop) => {
-                stop = Some(begin_stop(&bridge, stop, live.drain()));
+                stop = Some(begin_stop(&bridge, shards, stop, live));
                 manager.stopping(live.drain());
             }
             Some(Signal::Reload) => {
@@ -414,6 +418,10 @@ fn wait(
                 manager.reloaded(outcome.err().map(|problems| problems.to_string().replace('\n', "; ")).as_deref());
             }
             None => {}
+        }
+        if let Some((_, window_ms)) = stop.as_mut().and_then(|stop| stop.drain.take_if(|(at, _)| Instant::now() >= *at))
+        {
+            bridge.drain(window_ms);
         }
         if stop.as_ref().is_some_and(|stop| Instant::now() >= stop.deadline) {
             // Every ack that left is on disk: nothing is lost by not waiting for the peers.
@@ -434,19 +442,26 @@ fn wait(
 }
 
 /// The first signal drains, the second cuts it short.
-fn begin_stop(bridge: &BridgeHandle, stop: Option<Stop>, drain: Duration) -> Stop {
+fn begin_stop(bridge: &BridgeHandle, shards: &mut [ShardHandle], stop: Option<Stop>, live: &Live) -> Stop {
+    let drain = live.drain();
     match stop {
         None => {
             let window_ms = drain_window_ms(drain);
             tracing::info!(drain_secs = drain.as_secs(), window_ms, "stopping: clients are sent away over the window");
-            bridge.drain(window_ms);
+            let mut at = Instant::now();
+            if live.shares_port() {
+                // Nobody is refused: whoever is in ends the handshake and is sent away like everybody else, whoever is not
+                // gets in at the other node.
+                shards.iter_mut().for_each(ShardHandle::stop_listening);
+                at += HANDSHAKES;
+            }
             // With drain.secs = 0 the closes still get the time that a cut-short stop has.
-            Stop { deadline: Instant::now() + drain.max(CUT_SHORT), cut_short: window_ms == 0 }
+            Stop { deadline: at + drain.max(CUT_SHORT), drain: Some((at, window_ms)), cut_short: window_ms == 0 }
         }
         Some(stop) if !stop.cut_short => {
             tracing::info!("second signal: stopping at once");
             bridge.drain(0);
-            Stop { deadline: stop.deadline.min(Instant::now() + CUT_SHORT), cut_short: true }
+            Stop { deadline: stop.deadline.min(Instant::now() + CUT_SHORT), drain: None, cut_short: true }
         }
         Some(stop) => stop,
     }

@@ -1,10 +1,13 @@
 //! The whole binary, end to end: started as an operator would, spoken to over real sockets, killed, stopped.
 
 use serde_json::json;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use tungstenite::Message;
+use tungstenite::protocol::Role;
+use tungstenite::{Message, WebSocket};
 
 #[path = "support/node.rs"]
 mod harness;
@@ -90,6 +93,44 @@ fn sigterm_sends_each_client_away_and_ends_with_0() {
     let node = Node::start(&dir.0, &[]);
     let history = Client::connect(&node, &node.token(&dir.0, "late")).join(json!({ "roomId": "lobby" }));
     assert_eq!(history["messages"][0]["messageId"], ack["messageId"]);
+}
+
+#[test]
+fn a_handshake_under_way_is_finished_where_two_nodes_share_a_port() {
+    let dir = TempDir::new("handshake");
+    let mut node = Node::start(&dir.0, &["--set", "drain.secs=4", "--set", "listen.share=true"]);
+    let request = format!(
+        "GET /?token={} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        node.token(&dir.0, "slow")
+    );
+    let (first, rest) = request.split_at(request.len() / 2);
+    let mut stream = TcpStream::connect(node.listen).expect("the node listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(first.as_bytes()).expect("sent");
+    while !node.get("/metrics").1.contains("roomwire_connects_total 1") {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    node.signal(libc::SIGTERM);
+    node.line("stopping");
+    // Nobody else gets in.
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(node.listen).is_ok() {
+        assert!(Instant::now() < deadline, "it still listens");
+    }
+    stream.write_all(rest.as_bytes()).expect("sent");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {}", String::from_utf8_lossy(&head)));
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    let mut client = Client(WebSocket::from_raw_socket(stream, Role::Client, None));
+    client.next("connected");
+    client.next("reconnect");
+    drop(client);
+    assert_eq!(node.wait().code(), Some(0));
 }
 
 #[test]

@@ -115,6 +115,8 @@ impl Driver {
                 | libc::EOPNOTSUPP
                 | libc::ECANCELED,
             ) => {}
+            // It listens no more: `ShardHandle::stop_listening`.
+            Some(libc::EINVAL) => self.stop_accepting(),
             // Out of descriptors or memory. Anything else is unknown, and must not make us spin either.
             _ => {
                 self.engine.counters.driver.accepts_paused_total += 1;

@@ -12,8 +12,9 @@ use roomwire_engine::Engine;
 use roomwire_engine::limits::EngineConfig;
 use roomwire_engine::names::ShardId;
 use roomwire_engine::shard::Verify;
+use socket2::SockRef;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
@@ -62,6 +63,19 @@ pub struct ShardHandle {
     pub local_addr: SocketAddr,
     /// Its thread. It ends after the engine has drained. A panic in it ends the process.
     pub thread: std::thread::JoinHandle<()>,
+    /// The listener once more, until it is shut down.
+    listener: Option<OwnedFd>,
+}
+
+impl ShardHandle {
+    /// Nobody new gets in from now on; who is in goes on. What waits in the backlog moves to another listener of the address
+    /// where net.ipv4.tcp_migrate_req is 1, and is reset where it is 0.
+    pub fn stop_listening(&mut self) {
+        if let Some(listener) = self.listener.take() {
+            // The shard hears of it by the EINVAL of its accept.
+            let _ = SockRef::from(&listener).shutdown(Shutdown::Both);
+        }
+    }
 }
 
 /// Starts a shard's thread and waits until it listens.
@@ -70,6 +84,7 @@ pub struct ShardHandle {
 /// One line with cause and cure: the address is in use, memlock is too low, the ring cannot be set up.
 pub fn spawn(config: ShardConfig) -> Result<ShardHandle, io::Error> {
     let (listener, local_addr) = listener::listen(config.listen, config.backlog)?;
+    let again = listener.try_clone()?;
     let (started, starts) = mpsc::channel();
     let shard = config.shard;
     let thread = std::thread::Builder::new().name(format!("shard-{}", shard.0)).spawn(move || {
@@ -84,7 +99,7 @@ pub fn spawn(config: ShardConfig) -> Result<ShardHandle, io::Error> {
         std::process::abort();
     })?;
     match starts.recv() {
-        Ok(Ok(())) => Ok(ShardHandle { local_addr, thread }),
+        Ok(Ok(())) => Ok(ShardHandle { local_addr, thread, listener: Some(again) }),
         Ok(Err(error)) => Err(error),
         Err(mpsc::RecvError) => Err(io::Error::other("the shard's thread ended before it started")),
     }

@@ -50,6 +50,11 @@ impl Live {
         Duration::from_secs(u64::from(self.settings.config.drain.secs))
     }
 
+    /// Whether another node may listen on the same port.
+    pub(super) fn shares_port(&self) -> bool {
+        self.settings.config.listen.share
+    }
+
     /// Reads again and takes over what may change.
     ///
     /// # Errors

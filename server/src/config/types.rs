@@ -75,7 +75,8 @@ pub struct Listen {
     #[schemars(extend("minimum" = 1))]
     pub backlog: u32,
     /// Whether a second node of this machine may listen on the same address, each taking a part of the new connections: for
-    /// an upgrade in a cluster, the new node beside the old one. Off, the second one refuses to start.
+    /// an upgrade in a cluster, the new node beside the old one. Off, the second one refuses to start. Wants
+    /// `net.ipv4.tcp_migrate_req` at 1, or what waits in the old node's backlog is reset when it stops.
     pub share: bool,
     /// Whether each connection begins with a PROXY header (version 2), by which a balancer says who its client is: then
     /// `limits.connections_per_address_max` counts clients. Connections without one, and from elsewhere than `proxy_from`, are
