@@ -291,6 +291,8 @@ pub enum ToShard {
         user: UserId,
         /// The connection.
         from: ConnectionRef,
+        /// The shard's number of the user's stay there, from the first connection to the last.
+        stay: u32,
     },
     /// To the user's home: a connection of the user ended.
     UserDown {
@@ -355,6 +357,8 @@ pub enum ToShard {
     DeliverToUser {
         /// The user.
         user: UserId,
+        /// For the connections of this stay on the shard; a later one may not hear what follows.
+        stay: u32,
         /// The client-visible JSON.
         payload: Bytes,
         /// When the publisher's shard received it; 0 if unknown.

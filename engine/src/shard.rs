@@ -160,6 +160,8 @@ pub struct Engine {
     /// Users whose last connection is gone, in the order in which they go offline.
     graces: VecDeque<Grace>,
     graces_begun: u32,
+    /// How often a user came who had no connection on this shard; wraps.
+    stays_begun: u32,
     /// Large rooms of this home whose count changed since it was told.
     recounts: Vec<u32>,
     /// Where the walk through a roster stopped that is longer than one part of the walk.
@@ -220,6 +222,7 @@ impl Engine {
             hash_seed,
             graces: VecDeque::new(),
             graces_begun: 0,
+            stays_begun: 0,
             recounts: Vec::new(),
             walk: WalkPlace::default(),
             wheel: Wheel::new(FIRST_TICK),
@@ -438,7 +441,9 @@ impl Engine {
     fn handle(&mut self, message: ToShard) {
         match message {
             ToShard::Deliver { room, payload, received_us, .. } => self.deliver(&room, &payload, received_us),
-            ToShard::DeliverToUser { user, payload, received_us } => self.deliver_to_user(&user, &payload, received_us),
+            ToShard::DeliverToUser { user, stay, payload, received_us } => {
+                self.deliver_to_user(&user, stay, &payload, received_us);
+            }
             ToShard::Event { room, payload } => self.event(&room, &payload),
             ToShard::Spread { room, payload } => self.spread(&room, &payload),
             ToShard::HistoryPage { to, room, payload, next, live, later_ms } => {
@@ -472,7 +477,7 @@ impl Engine {
             ToShard::Announce { what, from } => self.announce(what, from),
             ToShard::AskMembers { room, asker } => self.home_members(&room, asker),
             ToShard::MembersAnswer { to, payload } => self.send_payload(to.connection, &payload, Kind::Kept),
-            ToShard::UserUp { user, from } => self.home_user_up(&user, from),
+            ToShard::UserUp { user, from, stay } => self.home_user_up(&user, from, stay),
             ToShard::UserDown { user, from } => self.home_user_down(&user, from.shard),
             ToShard::TooManyConnections { to } => self.too_many_connections(to.connection),
             ToShard::Watch { user, from } => self.home_watch(&user, from),

@@ -115,12 +115,15 @@ impl Room {
 
     pub(super) fn unsubscribe(&mut self, turn: &mut Turn<'_>, shard: ShardId) {
         self.shards.remove(shard);
-        if self.shards.is_empty() && !self.is_user() {
+        if self.is_user() {
+            self.keep_until_ms = turn.now_ms() + USER_ROOM_IDLE_MS;
+        } else if self.shards.is_empty() {
             self.listen_no_longer(turn);
         }
     }
 
-    /// Has the room for a `user:` id: shards do not subscribe to these, so the room listens while it is used.
+    /// A `user:` room listens while it is used, and some time longer: a user who comes right back is delivered what is
+    /// still on its way to the home, and must not miss what comes after.
     pub(super) fn touch(&mut self, turn: &mut Turn<'_>) {
         if self.is_user() {
             self.keep_until_ms = turn.now_ms() + USER_ROOM_IDLE_MS;

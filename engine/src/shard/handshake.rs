@@ -174,7 +174,8 @@ impl Engine {
             heartbeat_ms: u64::from(self.config.heartbeat_ms),
         };
         self.send(id, &connected, Kind::Kept);
-        let up = ToShard::UserUp { user: user.id.clone(), from: self.reference(id) };
+        let Some(stay) = self.users.get(slot).map(|local| local.stay) else { return };
+        let up = ToShard::UserUp { user: user.id.clone(), from: self.reference(id), stay };
         self.post_home(&user.id, up);
     }
 

@@ -19,37 +19,27 @@ const SCANNED_USERS_MAX: usize = 16;
 /// Milliseconds between two counts of a large room.
 const RECOUNT_MS: u64 = 1_000;
 
-/// Connections by shard, for a room or a user.
+/// Connections in a room by shard.
 #[derive(Debug, Default)]
-pub(super) struct ShardCounts(SmallVec<[(ShardId, u32); 2]>);
+struct ShardCounts(SmallVec<[(ShardId, u32); 2]>);
 
 impl ShardCounts {
-    pub(super) fn add(&mut self, shard: ShardId) {
+    fn add(&mut self, shard: ShardId) {
         match self.0.iter_mut().find(|(known, _)| *known == shard) {
             Some((_, count)) => *count += 1,
             None => self.0.push((shard, 1)),
         }
     }
 
-    /// Whether the shard had one to remove.
-    pub(super) fn remove(&mut self, shard: ShardId) -> bool {
-        let Some(at) = self.0.iter().position(|(known, _)| *known == shard) else { return false };
+    fn remove(&mut self, shard: ShardId) {
+        let Some(at) = self.0.iter().position(|(known, _)| *known == shard) else { return };
         self.0[at].1 -= 1;
         if self.0[at].1 == 0 {
             self.0.swap_remove(at);
         }
-        true
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(super) fn total(&self) -> u32 {
-        self.0.iter().map(|(_, count)| count).sum()
-    }
-
-    pub(super) fn shards(&self) -> SmallVec<[ShardId; 8]> {
+    fn shards(&self) -> SmallVec<[ShardId; 8]> {
         self.0.iter().map(|(shard, _)| *shard).collect()
     }
 }

@@ -2,22 +2,31 @@
 //! bridge of the user's coming and going here, and hears of it from other nodes while anybody here watches.
 
 use super::Engine;
-use super::members::ShardCounts;
 use super::outbox::Kind;
 use super::slab::Named;
 use crate::mesh::{ToBridge, ToShard};
 use crate::names::{ConnectionRef, RoomId, ShardId, ShardSet, UserId, home};
 use bytes::Bytes;
 use roomwire_wire::id::USER_ROOM_PREFIX;
+use smallvec::SmallVec;
 
 /// One user as the user's home knows it. Kept while anyone is connected, in grace, or watching.
 #[derive(Debug)]
 pub(super) struct UserHome {
     user: UserId,
-    shards: ShardCounts,
+    stays: SmallVec<[Stay; 1]>,
     watch: Option<Box<Watch>>,
     /// The grace that runs since the last connection ended; 0 for none.
     grace: u32,
+}
+
+/// A user on one shard, from the first connection there to the last.
+#[derive(Clone, Copy, Debug)]
+struct Stay {
+    shard: ShardId,
+    /// By that shard's count.
+    number: u32,
+    connections: u32,
 }
 
 /// Who watches a user.
@@ -44,9 +53,13 @@ impl UserHome {
         &self.user
     }
 
+    fn connections(&self) -> u32 {
+        self.stays.iter().map(|stay| stay.connections).sum()
+    }
+
     /// Online here: the grace counts.
     pub(super) fn is_online(&self) -> bool {
-        !self.shards.is_empty() || self.grace != 0
+        !self.stays.is_empty() || self.grace != 0
     }
 
     /// Online as its watchers were told.
@@ -85,21 +98,24 @@ impl Engine {
     fn user_home(&mut self, user: &UserId) -> u32 {
         self.user_homes.find_or_insert(user, || UserHome {
             user: user.clone(),
-            shards: ShardCounts::default(),
+            stays: SmallVec::new(),
             watch: None,
             grace: 0,
         })
     }
 
-    pub(super) fn home_user_up(&mut self, user: &UserId, from: ConnectionRef) {
+    pub(super) fn home_user_up(&mut self, user: &UserId, from: ConnectionRef, stay: u32) {
         let slot = self.user_home(user);
         let limit = self.config.limits.connections_per_user_max;
         let Some(known) = self.user_homes.get_mut(slot) else { return };
         let (was_online, was_seen) = (known.is_online(), known.is_seen());
         known.grace = 0;
-        let is_first = known.shards.is_empty();
-        known.shards.add(from.shard);
-        let crossed = limit > 0 && known.shards.total() > limit;
+        let is_first = known.stays.is_empty();
+        match known.stays.iter_mut().find(|stay| stay.shard == from.shard) {
+            Some(stay) => stay.connections += 1,
+            None => known.stays.push(Stay { shard: from.shard, number: stay, connections: 1 }),
+        }
+        let crossed = limit > 0 && known.connections() > limit;
         if !was_online && self.config.cluster {
             self.effects.bridge.push(ToBridge::UserChanged { user: user.clone(), online: true });
         }
@@ -118,7 +134,13 @@ impl Engine {
     pub(super) fn home_user_down(&mut self, user: &UserId, shard: ShardId) {
         let Some(slot) = self.user_homes.find(user) else { return };
         let Some(known) = self.user_homes.get_mut(slot) else { return };
-        if !known.shards.remove(shard) || !known.shards.is_empty() {
+        let Some(at) = known.stays.iter().position(|stay| stay.shard == shard) else { return };
+        known.stays[at].connections -= 1;
+        if known.stays[at].connections > 0 {
+            return;
+        }
+        known.stays.swap_remove(at);
+        if !known.stays.is_empty() {
             return;
         }
         if self.config.cluster {
@@ -223,7 +245,7 @@ impl Engine {
 
     pub(super) fn home_ask_user(&mut self, user: &UserId, call: u64) {
         let known = self.user_homes.find(user).and_then(|slot| self.user_homes.get(slot));
-        let (online, connections) = known.map_or((false, 0), |known| (known.is_online(), known.shards.total()));
+        let (online, connections) = known.map_or((false, 0), |known| (known.is_online(), known.connections()));
         let user = user.clone();
         self.effects.bridge.push(ToBridge::UserAnswer { call, user, online, connections });
     }
@@ -231,9 +253,10 @@ impl Engine {
     /// A message of the room `user:{id}`: to every shard with connections of the user.
     pub(super) fn pass_to_user(&mut self, user: &str, payload: &Bytes, received_us: u64) {
         let Some(known) = self.user_homes.find(user).and_then(|slot| self.user_homes.get(slot)) else { return };
-        let (user, shards) = (known.user.clone(), known.shards.shards());
-        for shard in shards {
-            self.post(shard, ToShard::DeliverToUser { user: user.clone(), payload: payload.clone(), received_us });
+        let (user, stays) = (known.user.clone(), known.stays.clone());
+        for Stay { shard, number: stay, .. } in stays {
+            let (user, payload) = (user.clone(), payload.clone());
+            self.post(shard, ToShard::DeliverToUser { user, stay, payload, received_us });
         }
     }
 
@@ -242,9 +265,9 @@ impl Engine {
         debug_assert_eq!(room.strip_prefix(USER_ROOM_PREFIX), Some(user));
         if home(user, self.config.shards) == self.shard {
             let known = self.user_homes.find(user).and_then(|slot| self.user_homes.get(slot));
-            let shards = known.map(|known| known.shards.shards()).unwrap_or_default();
+            let stays = known.map(|known| known.stays.clone()).unwrap_or_default();
             let room = RoomId::new(room);
-            for shard in shards.into_iter().filter(|shard| *shard != self.shard) {
+            for Stay { shard, .. } in stays.into_iter().filter(|stay| stay.shard != self.shard) {
                 self.effects.shards.push((shard, ToShard::Event { room: room.clone(), payload: payload.clone() }));
             }
         }

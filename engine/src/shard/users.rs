@@ -21,6 +21,9 @@ const WATCHES_MAX: usize = 1_000;
 pub(super) struct LocalUser {
     /// The name is that of the latest token.
     pub(super) user: User,
+    /// The number of this stay: what the home passed on to an earlier one is not for the connections of this one, since
+    /// it may be the last before a gap.
+    pub(super) stay: u32,
     connections: SmallVec<[u32; 4]>,
 }
 
@@ -47,8 +50,13 @@ impl Engine {
     /// Adds a connection to its user; the user's slot.
     pub(super) fn enter_user(&mut self, user: User, id: ConnectionId) -> u32 {
         let name = user.name.clone();
-        let slot = self.users.find_or_insert(&user.id.clone(), || LocalUser { user, connections: SmallVec::new() });
+        let stay = self.stays_begun;
+        let slot =
+            self.users.find_or_insert(&user.id.clone(), || LocalUser { user, stay, connections: SmallVec::new() });
         if let Some(local) = self.users.get_mut(slot) {
+            if local.connections.is_empty() {
+                self.stays_begun = stay.wrapping_add(1);
+            }
             local.user.name = name;
             local.connections.push(id.slot);
         }
@@ -67,8 +75,12 @@ impl Engine {
         Some(user)
     }
 
-    /// A message of the room `user:{id}`, from the user's home.
-    pub(super) fn deliver_to_user(&mut self, user: &str, payload: &Bytes, received_us: u64) {
+    /// A message of the room `user:{id}`, from the user's home, for who came with that stay.
+    pub(super) fn deliver_to_user(&mut self, user: &str, stay: u32, payload: &Bytes, received_us: u64) {
+        let local = self.users.find(user).and_then(|slot| self.users.get(slot));
+        if local.is_none_or(|local| local.stay != stay) {
+            return;
+        }
         let delivered = self.send_to_user(user, payload, Kind::Kept);
         self.count_deliveries(delivered, received_us);
     }

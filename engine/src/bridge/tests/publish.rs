@@ -113,6 +113,31 @@ fn a_message_to_a_user_goes_to_the_users_home() {
 }
 
 #[test]
+fn the_room_of_a_user_who_went_listens_on_for_a_while() {
+    let mut world = World::with(BridgeConfig { cluster: true, ..config(7) });
+    world.add_node(BridgeConfig { cluster: true, ..config(100) });
+    let room = RoomId::new("user:bob");
+    let at_home = home("bob", SHARDS);
+    let publish = |world: &mut World| {
+        let from = connection(0, 1);
+        let (room, content) = (room.clone(), Bytes::from_static(b"x"));
+        world.shard_at(1, ToBridge::Publish { from, room, user: user("ann"), content, client_id: None, received_us: 0 });
+    };
+    world.shard(ToBridge::Subscribe { room: room.clone(), shard: at_home });
+    publish(&mut world);
+    world.shard(ToBridge::Unsubscribe { room: room.clone(), shard: at_home });
+    world.pass(5_000);
+    publish(&mut world);
+    world.shard(ToBridge::Subscribe { room: room.clone(), shard: at_home });
+    publish(&mut world);
+    let seqs: Vec<u64> = world.delivered(at_home.0).iter().map(|(seq, _)| *seq).collect();
+    assert_eq!(seqs, [1, 2, 3], "1 may reach the home when bob is back");
+    world.shard(ToBridge::Unsubscribe { room: room.clone(), shard: at_home });
+    world.pass(20_000);
+    assert_eq!(world.nodes[0].bridge.stats().rooms_now, 0);
+}
+
+#[test]
 fn a_room_without_members_is_kept_only_while_it_is_written() {
     let mut world = World::new();
     world.publish("x", None);

@@ -4,6 +4,7 @@ use super::world::World;
 use crate::mesh::{Asker, ToBridge, ToShard};
 use crate::names::{RoomId, home};
 use crate::shard::Ended;
+use bytes::Bytes;
 
 #[test]
 fn three_clients_on_two_shards_chat_type_read_and_leave() {
@@ -225,6 +226,33 @@ fn the_room_of_a_user_is_that_users_alone_and_reaches_every_connection() {
     world.join(tabs[2], "user:ann");
     world.say(tabs[2], r#"{"type":"members","roomId":"user:ann"}"#);
     assert_eq!(world.heard(tabs[2]), ["room_history 1..1", "members 1 ann"]);
+}
+
+#[test]
+fn what_was_on_its_way_to_a_users_earlier_connections_is_not_for_later_ones() {
+    let mut world = World::new(2);
+    let at_home = home("ann", 2).0;
+    let away = 1 - at_home;
+    let deliver = |seq| {
+        let payload = Bytes::from(format!(r#"{{"type":"chat_message","content":"x","seq":{seq}}}"#));
+        ToShard::Deliver { room: RoomId::new("user:ann"), seq, payload, received_us: 0 }
+    };
+    let before = world.connect(away, "ann");
+    world.engines[usize::from(at_home)].mesh(world.now, deliver(1));
+    let on_its_way = std::mem::take(&mut world.engines[usize::from(at_home)].effects.shards);
+    assert_eq!(on_its_way.len(), 1);
+    world.end(before, Ended::Eof);
+    world.mesh(at_home, deliver(2));
+    let after = world.connect(away, "ann");
+    for (to, message) in on_its_way {
+        world.mesh(to.0, message);
+    }
+    world.mesh(at_home, deliver(3));
+    assert_eq!(world.heard(after), ["chat_message 3 x"], "1 and then 3 would be a gap");
+    let second = world.connect(away, "ann");
+    world.end(after, Ended::Eof);
+    world.mesh(at_home, deliver(4));
+    assert_eq!(world.heard(second), ["chat_message 4 x"], "the shard was never without a connection of the user");
 }
 
 #[test]
