@@ -121,7 +121,8 @@ fn the_room_of_a_user_who_went_listens_on_for_a_while() {
     let publish = |world: &mut World| {
         let from = connection(0, 1);
         let (room, content) = (room.clone(), Bytes::from_static(b"x"));
-        world.shard_at(1, ToBridge::Publish { from, room, user: user("ann"), content, client_id: None, received_us: 0 });
+        world
+            .shard_at(1, ToBridge::Publish { from, room, user: user("ann"), content, client_id: None, received_us: 0 });
     };
     world.shard(ToBridge::Subscribe { room: room.clone(), shard: at_home });
     publish(&mut world);
