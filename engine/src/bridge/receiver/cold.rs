@@ -22,12 +22,20 @@ pub(super) struct ColdRead {
     server: Option<u64>,
     /// Asked by a receiver that knows its place, and wants to know only whether there is more.
     is_glance: bool,
-    /// The store is being asked; before, the room waits for its turn.
-    is_asked: bool,
+    step: Step,
     meta: RoomMeta,
     tail: Vec<Row>,
-    /// What the room's head is, if the bus says once more that the room is not live: nothing read was undecided then.
-    last: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Step {
+    /// The room waits for its turn.
+    #[default]
+    Waits,
+    /// The store is being asked.
+    Asked,
+    /// Nothing read was undecided: this is the room's head, if the bus says once more that the room is not live.
+    Read(u64),
 }
 
 impl ColdRead {
@@ -52,7 +60,7 @@ impl ColdRead {
 impl Receiver {
     /// The store is being asked for a room that is not live, or will be when it is the room's turn.
     pub(in crate::bridge) fn is_looking(&self) -> bool {
-        self.reading_cold.as_ref().is_some_and(|cold| cold.last.is_none())
+        self.reading_cold.as_ref().is_some_and(|cold| !matches!(cold.step, Step::Read(_)))
     }
 }
 
@@ -62,7 +70,7 @@ impl Room {
         if self.init.is_none() && (self.has_unresolved() || self.has_queue()) {
             self.init_wanted = true;
         }
-        if let Some(cold) = self.receiver.reading_cold.take_if(|cold| cold.last.is_some()) {
+        if let Some(cold) = self.receiver.reading_cold.take_if(|cold| matches!(cold.step, Step::Read(_))) {
             self.cold_confirmed(turn, *cold);
             return;
         }
@@ -90,7 +98,9 @@ impl Room {
     /// Another node has begun the room, while this one perhaps waited for its turn to do so, or to look at it.
     pub(super) fn begun_elsewhere(&mut self, turn: &mut Turn<'_>) {
         let receiver = &mut self.receiver;
-        if receiver.reading_cold.take_if(|cold| !cold.is_asked).is_some() && receiver.position == Position::Asking {
+        if receiver.reading_cold.take_if(|cold| cold.step == Step::Waits).is_some()
+            && receiver.position == Position::Asking
+        {
             receiver.position = Position::Unknown;
         }
         if self.init.is_none() && std::mem::take(&mut self.init_wanted) {
@@ -100,21 +110,21 @@ impl Room {
 
     /// Asks the store, when it is the room's turn.
     pub(in crate::bridge) fn pump_cold(&mut self, turn: &mut Turn<'_>) {
-        let Some(cold) = self.receiver.reading_cold.as_ref().filter(|cold| !cold.is_asked) else { return };
+        let Some(cold) = self.receiver.reading_cold.as_ref().filter(|cold| cold.step == Step::Waits) else { return };
         let is_short = cold.is_glance || turn.shared.config.cluster;
         let haste = if cold.is_glance && !self.someone_is_beyond() { Haste::Anytime } else { Haste::Awaited };
         if !turn.shared.pace.ask(&self.id, &mut self.permit, haste) {
             return;
         }
         if let Some(cold) = &mut self.receiver.reading_cold {
-            cold.is_asked = true;
+            cold.step = Step::Asked;
         }
         let window = if is_short { GLANCE_ROWS } else { TAIL_ROWS };
         self.ask_store(turn, Purpose::Cold, |ticket, room| StoreRequest::ReadRoom { ticket, room, window });
     }
 
     pub(in crate::bridge) fn cold_read(&mut self, turn: &mut Turn<'_>, reply: StoreReply) {
-        let Some(mut cold) = self.receiver.reading_cold.take() else { return };
+        let Some(mut cold) = self.receiver.reading_cold.take_if(|cold| cold.step == Step::Asked) else { return };
         let StoreReply::Room { meta, tail, .. } = reply else {
             self.cold_failed(turn, hint_ms(&reply));
             return;
@@ -156,7 +166,7 @@ impl Room {
     }
 
     pub(in crate::bridge) fn cold_oldest(&mut self, turn: &mut Turn<'_>, reply: &StoreReply) {
-        let Some(cold) = self.receiver.reading_cold.take() else { return };
+        let Some(cold) = self.receiver.reading_cold.take_if(|cold| cold.step == Step::Asked) else { return };
         let StoreReply::Page { oldest, .. } = reply else {
             self.cold_failed(turn, hint_ms(reply));
             return;
@@ -190,7 +200,7 @@ impl Room {
             false => (survey.missing.is_empty(), survey.last),
         };
         if is_decided && !is_being_made {
-            cold.last = Some(last);
+            cold.step = Step::Read(last);
             self.receiver.reading_cold = Some(cold);
             self.want_head();
             return;
@@ -207,9 +217,8 @@ impl Room {
 
     /// The room was not live before the read, nor after.
     fn cold_confirmed(&mut self, turn: &mut Turn<'_>, cold: ColdRead) {
-        if self.receiver.position == Position::Asking {
+        if let (Position::Asking, Step::Read(last)) = (self.receiver.position, cold.step) {
             let (generation, base) = cold.latest();
-            let last = cold.last.unwrap_or(0);
             self.settle(turn, (generation, base, last), Some(cold.meta.bases.into()));
             self.receiver.absent_on = cold.server;
         }

@@ -130,6 +130,22 @@ fn a_room_that_another_node_has_begun_meanwhile_is_not_begun_again() {
 }
 
 #[test]
+fn a_read_of_the_store_from_before_a_join_does_not_count_for_one_that_waits_for_its_turn() {
+    let mut world = world(1);
+    world.mood = Mood::Hangs;
+    for number in 0..2 {
+        world.ask_of(connection(0, number), room(number as usize), HistoryAsk::Last { limit: 5 });
+    }
+    // The room listens from here on, and is read anew behind the other one, whose turn it is.
+    world.shard(ToBridge::Subscribe { room: room(0), shard: ShardId(0) });
+    world.ask_of(connection(0, 2), room(0), HistoryAsk::Last { limit: 5 });
+    world.heal(false);
+    let reads = world.trace.iter().filter(|line| line.starts_with("0 Store(ReadRoom") && line.contains("room0"));
+    assert_eq!(reads.count(), 2);
+    assert_eq!((world.take_pages().len(), world.nodes[0].bridge.stats().inits_waiting_now), (3, 0));
+}
+
+#[test]
 fn a_bus_that_loses_many_rooms_does_not_flood_the_store() {
     let mut world = world(4);
     for number in 0..200 {
