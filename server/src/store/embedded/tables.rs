@@ -33,6 +33,9 @@ const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const SEALED_MEMTABLES_MAX: usize = 2;
 /// The same for unmerged files of a table: fjall slows down at 20 and stops at 30.
 const UNMERGED_FILES_MAX: usize = 26;
+/// fjall's workers flush and merge for milliseconds in one piece. On a shard's core, as important as the shard, they would be
+/// the tail of its latency.
+const WORKERS_NICE: libc::c_int = 10;
 
 /// The open database. Cheap to clone; it is closed when the last clone is gone.
 #[derive(Clone)]
@@ -118,14 +121,24 @@ impl DataDir {
     }
 
     fn open_once(&self, config: &EmbeddedConfig) -> fjall::Result<Tables> {
-        let database = Database::builder(self.database_path())
+        let builder = Database::builder(self.database_path())
             .cache_size(config.cache_bytes)
             .max_journaling_size(JOURNAL_BYTES_MAX)
             // Chat messages are short: compressing them one by one costs time and gains nothing.
             .journal_compression(fjall::CompressionType::None)
             // Two, so that a long compaction never stands before a flush.
-            .worker_threads(2)
-            .open()?;
+            .worker_threads(2);
+        // A thread is as nice as the one that started it, and an unprivileged one cannot become less nice again: so the
+        // workers are started by a thread that has no other use.
+        let opened = std::thread::scope(|scope| {
+            let opener = scope.spawn(|| {
+                // SAFETY: no memory is involved; on Linux only the calling thread changes. If it is refused, they stay as important.
+                unsafe { libc::nice(WORKERS_NICE) };
+                builder.open()
+            });
+            opener.join()
+        });
+        let database = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let options = || {
             let leveled = fjall::compaction::Leveled::default().with_table_target_size(FILE_BYTES_MAX);
             KeyspaceCreateOptions::default()
@@ -249,5 +262,34 @@ mod tests {
         // What is missing at the end of a file is damage.
         let short = fjall::Error::Storage(fjall::LsmError::Io(io::ErrorKind::UnexpectedEof.into()));
         assert!(file_system_error(&short).is_none() && file_system_error(&fjall::Error::Unrecoverable).is_none());
+    }
+
+    #[test]
+    fn only_the_databases_workers_are_less_important() {
+        let path = std::env::temp_dir().join(format!("roomwire-tables-nice-{}", std::process::id()));
+        let config = EmbeddedConfig::new(path.clone());
+        let tables = DataDir::claim(&path).and_then(|dir| dir.open(&config)).expect("opens");
+        // Field 19 of proc_pid_stat(5), counted from behind the name.
+        let niceness = |stat: &str| -> libc::c_int {
+            stat.rsplit(") ")
+                .next()
+                .and_then(|rest| rest.split(' ').nth(16))
+                .expect("a line of stat")
+                .parse()
+                .expect("a number")
+        };
+        let own = niceness(&std::fs::read_to_string("/proc/thread-self/stat").expect("there"));
+        let threads = std::fs::read_dir("/proc/self/task").expect("there").flatten();
+        let workers: Vec<_> = threads
+            .filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok())
+            .filter(|stat| stat.contains("(fjall:worker)"))
+            .map(|stat| niceness(&stat))
+            .collect();
+        assert!(
+            workers.len() >= 2 && workers.iter().all(|&nice| nice == (own + WORKERS_NICE).min(19)),
+            "{own}: {workers:?}"
+        );
+        drop(tables);
+        std::fs::remove_dir_all(path).expect("ours");
     }
 }
