@@ -19,8 +19,9 @@ const WORK: &[(&str, &str)] = &[
     ("room-of-1000", "fanout --rooms 1 --members 1000 --rate 20 --seconds {seconds}"),
     ("200-rooms-of-10", "fanout --rooms 200 --members 10 --rate 1000 --seconds {seconds}"),
     ("storm", "storm --rooms 200 --members 20 --rate 200 --over 2 --seconds {seconds}"),
-    // Next to no chatting, so that what it costs is the connections': accept, upgrade, token, join.
-    ("accepts", "storm --rooms 200 --members 20 --rate 1 --over 2 --seconds {seconds}"),
+    // Next to no chatting, and rooms of two, since the peers do not tell a room who comes and goes: so what it costs is the
+    // connections' own: accept, upgrade, token, join.
+    ("accepts", "storm --rooms 2000 --members 2 --rate 1 --over 2 --seconds {seconds}"),
     ("echo", "echo --connections 2000 --rate 5000 --seconds {seconds}"),
     ("idle", "idle --connections {connections} --hold {seconds}"),
     ("rates", "latency --from 500 --to 16000 --refine 0 --no-closed-loop --seconds {seconds}"),
