@@ -9,7 +9,7 @@
 //! `pace` how many of them are begun anew at once.
 //!
 //! Memory: a room exists here while a shard is subscribed to it, while something of it is under way, and for
-//! [`USER_ROOM_IDLE_MS`] after a message to a `user:` room or its user's going. An idle subscribed room costs some 500 bytes. Recent messages
+//! [`USER_ROOM_IDLE_MS`] after a message to a `user:` room. An idle subscribed room costs some 500 bytes. Recent messages
 //! cost at most `recent_bytes_max` per room and [`RECENT_BYTES_TOTAL_MAX`] in all; publishes under way are at most
 //! `publishes_max`.
 //!
@@ -205,7 +205,7 @@ pub struct BridgeStats {
     pub durable_us: Histogram<u64>,
 }
 
-/// How long a `user:` room is kept here after its last message, and after the last connection of its user is gone.
+/// How long a `user:` room is kept here after its last message.
 pub const USER_ROOM_IDLE_MS: u64 = 10_000;
 /// The most bytes of recent messages of all rooms together; beyond, rooms not lately asked lose theirs first.
 pub const RECENT_BYTES_TOTAL_MAX: usize = 256 << 20;

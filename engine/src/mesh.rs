@@ -301,6 +301,12 @@ pub enum ToShard {
         /// The connection.
         from: ConnectionRef,
     },
+    /// To the user's home, from the bridge: from here on it is delivered all of the room `user:{id}`. Answers its
+    /// `Subscribe`; a `Deliver` before is of an earlier one.
+    UserSubscribed {
+        /// The user.
+        user: UserId,
+    },
     /// To the connection's shard: the user has too many connections; close this one.
     TooManyConnections {
         /// The connection.

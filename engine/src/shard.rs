@@ -479,6 +479,7 @@ impl Engine {
             ToShard::MembersAnswer { to, payload } => self.send_payload(to.connection, &payload, Kind::Kept),
             ToShard::UserUp { user, from, stay } => self.home_user_up(&user, from, stay),
             ToShard::UserDown { user, from } => self.home_user_down(&user, from.shard),
+            ToShard::UserSubscribed { user } => self.home_user_subscribed(&user),
             ToShard::TooManyConnections { to } => self.too_many_connections(to.connection),
             ToShard::Watch { user, from } => self.home_watch(&user, from),
             ToShard::Unwatch { user, shard } => self.home_unwatch(&user, shard),

@@ -16,7 +16,7 @@ use super::{BridgeEffect, USER_ROOM_IDLE_MS};
 use crate::Now;
 use crate::bus::{BusEvent, BusReply, BusRequest};
 use crate::mesh::ToShard;
-use crate::names::{RoomId, ShardId, ShardSet, home};
+use crate::names::{RoomId, ShardId, ShardSet, UserId, home};
 use crate::store::{StoreReply, StoreRequest, Ticket};
 use bytes::Bytes;
 use roomwire_wire::id::USER_ROOM_PREFIX;
@@ -110,20 +110,21 @@ impl Room {
 
     pub(super) fn subscribe(&mut self, turn: &mut Turn<'_>, shard: ShardId) {
         self.shards.insert(shard);
+        if let Some(user) = self.id.strip_prefix(USER_ROOM_PREFIX) {
+            turn.effects.push(BridgeEffect::Shard(shard, ToShard::UserSubscribed { user: UserId::new(user) }));
+        }
         self.listen(turn);
     }
 
     pub(super) fn unsubscribe(&mut self, turn: &mut Turn<'_>, shard: ShardId) {
         self.shards.remove(shard);
-        if self.is_user() {
-            self.keep_until_ms = turn.now_ms() + USER_ROOM_IDLE_MS;
-        } else if self.shards.is_empty() {
+        if self.shards.is_empty() && !self.is_user() {
             self.listen_no_longer(turn);
         }
     }
 
-    /// A `user:` room listens while it is used, and some time longer: a user who comes right back is delivered what is
-    /// still on its way to the home, and must not miss what comes after.
+    /// Has the room for a `user:` id: shards of a node that stands alone do not subscribe to these, so the room listens
+    /// while it is used.
     pub(super) fn touch(&mut self, turn: &mut Turn<'_>) {
         if self.is_user() {
             self.keep_until_ms = turn.now_ms() + USER_ROOM_IDLE_MS;

@@ -15,6 +15,8 @@ use smallvec::SmallVec;
 pub(super) struct UserHome {
     user: UserId,
     stays: SmallVec<[Stay; 1]>,
+    /// Subscriptions to the user's room that the bridge has not answered yet: what it delivers is of an earlier one.
+    subscribing: u32,
     watch: Option<Box<Watch>>,
     /// The grace that runs since the last connection ended; 0 for none.
     grace: u32,
@@ -68,7 +70,7 @@ impl UserHome {
     }
 
     fn is_idle(&self) -> bool {
-        !self.is_online() && self.watch.is_none()
+        !self.is_online() && self.watch.is_none() && self.subscribing == 0
     }
 }
 
@@ -99,6 +101,7 @@ impl Engine {
         self.user_homes.find_or_insert(user, || UserHome {
             user: user.clone(),
             stays: SmallVec::new(),
+            subscribing: 0,
             watch: None,
             grace: 0,
         })
@@ -110,7 +113,8 @@ impl Engine {
         let Some(known) = self.user_homes.get_mut(slot) else { return };
         let (was_online, was_seen) = (known.is_online(), known.is_seen());
         known.grace = 0;
-        let is_first = known.stays.is_empty();
+        let subscribes = known.stays.is_empty() && self.config.cluster;
+        known.subscribing += u32::from(subscribes);
         match known.stays.iter_mut().find(|stay| stay.shard == from.shard) {
             Some(stay) => stay.connections += 1,
             None => known.stays.push(Stay { shard: from.shard, number: stay, connections: 1 }),
@@ -125,10 +129,18 @@ impl Engine {
         if crossed {
             self.post(from.shard, ToShard::TooManyConnections { to: from });
         }
-        if is_first && self.config.cluster {
+        if subscribes {
             let (room, shard) = (user_room(user), self.shard);
             self.effects.bridge.push(ToBridge::Subscribe { room, shard });
         }
+    }
+
+    pub(super) fn home_user_subscribed(&mut self, user: &str) {
+        let Some(slot) = self.user_homes.find(user) else { return };
+        if let Some(known) = self.user_homes.get_mut(slot) {
+            known.subscribing = known.subscribing.saturating_sub(1);
+        }
+        self.free_if_idle(slot);
     }
 
     pub(super) fn home_user_down(&mut self, user: &UserId, shard: ShardId) {
@@ -253,6 +265,9 @@ impl Engine {
     /// A message of the room `user:{id}`: to every shard with connections of the user.
     pub(super) fn pass_to_user(&mut self, user: &str, payload: &Bytes, received_us: u64) {
         let Some(known) = self.user_homes.find(user).and_then(|slot| self.user_homes.get(slot)) else { return };
+        if known.subscribing > 0 {
+            return;
+        }
         let (user, stays) = (known.user.clone(), known.stays.clone());
         for Stay { shard, number: stay, .. } in stays {
             let (user, payload) = (user.clone(), payload.clone());

@@ -228,15 +228,17 @@ fn the_room_of_a_user_is_that_users_alone_and_reaches_every_connection() {
     assert_eq!(world.heard(tabs[2]), ["room_history 1..1", "members 1 ann"]);
 }
 
+/// A message to the user's own room, as the bridge gives it to the home.
+fn deliver(seq: u64) -> ToShard {
+    let payload = Bytes::from(format!(r#"{{"type":"chat_message","content":"x","seq":{seq}}}"#));
+    ToShard::Deliver { room: RoomId::new("user:ann"), seq, payload, received_us: 0 }
+}
+
 #[test]
 fn what_was_on_its_way_to_a_users_earlier_connections_is_not_for_later_ones() {
     let mut world = World::new(2);
     let at_home = home("ann", 2).0;
     let away = 1 - at_home;
-    let deliver = |seq| {
-        let payload = Bytes::from(format!(r#"{{"type":"chat_message","content":"x","seq":{seq}}}"#));
-        ToShard::Deliver { room: RoomId::new("user:ann"), seq, payload, received_us: 0 }
-    };
     let before = world.connect(away, "ann");
     world.engines[usize::from(at_home)].mesh(world.now, deliver(1));
     let on_its_way = std::mem::take(&mut world.engines[usize::from(at_home)].effects.shards);
@@ -253,6 +255,31 @@ fn what_was_on_its_way_to_a_users_earlier_connections_is_not_for_later_ones() {
     world.end(after, Ended::Eof);
     world.mesh(at_home, deliver(4));
     assert_eq!(world.heard(second), ["chat_message 4 x"], "the shard was never without a connection of the user");
+}
+
+#[test]
+fn what_the_bridge_delivers_of_an_earlier_subscription_is_not_passed_on() {
+    let mut world = World::with(2, |config| config.cluster = true);
+    let at_home = home("ann", 2).0;
+    let before = world.connect(0, "ann");
+    world.mesh(at_home, deliver(1));
+    assert_eq!(world.heard(before), ["chat_message 1 x"]);
+    world.end(before, Ended::Eof);
+    world.script.hold_subscribed = true;
+    let first = world.connect(0, "ann");
+    world.end(first, Ended::Eof);
+    world.wait(10_000);
+    let second = world.connect(1, "ann");
+    assert_eq!(world.script.subscribing.len(), 2);
+    for (seq, (to, answer)) in (2..).zip(std::mem::take(&mut world.script.subscribing)) {
+        world.mesh(at_home, deliver(seq));
+        world.mesh(to, answer);
+    }
+    world.mesh(at_home, deliver(4));
+    assert_eq!(world.heard(second), ["chat_message 4 x"], "2 and 3 are of before, and more may have been after them");
+    world.end(second, Ended::Eof);
+    world.wait(10_000);
+    assert_eq!(world.engines[usize::from(at_home)].tables(), [0; 6]);
 }
 
 #[test]

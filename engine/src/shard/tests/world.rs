@@ -48,6 +48,9 @@ pub(super) struct Script {
     pub(super) hold_history: bool,
     pub(super) held: VecDeque<(ConnectionRef, RoomId, HistoryAsk)>,
     pub(super) refuse_history: bool,
+    /// The answers to subscriptions of users' rooms wait here.
+    pub(super) hold_subscribed: bool,
+    pub(super) subscribing: Vec<(u16, ToShard)>,
     /// Joins are told what there is, and that the rest comes later.
     pub(super) defer_history: bool,
     pub(super) asks: Vec<String>,
@@ -336,7 +339,13 @@ impl World {
                     self.script.subscribed.entry(room.to_string()).or_default().insert(shard.0),
                     "subscribed twice"
                 );
-                Vec::new()
+                let Some(user) = room.strip_prefix("user:") else { return Vec::new() };
+                let answer = (shard.0, ToShard::UserSubscribed { user: UserId::new(user) });
+                if self.script.hold_subscribed {
+                    self.script.subscribing.push(answer);
+                    return Vec::new();
+                }
+                vec![answer]
             }
             ToBridge::Unsubscribe { room, shard } => {
                 assert!(self.script.subscribed.entry(room.to_string()).or_default().remove(&shard.0));
