@@ -191,6 +191,10 @@ impl Room {
                 self.history = None;
                 return;
             };
+            if self.receiver.epoch().is_none() {
+                self.read_bases(turn, Ask { to, want });
+                return;
+            }
             match want {
                 Want::Since(place) if turn.shared.config.cluster && self.is_beyond(place.seq, place.epoch) => {
                     // The client was on another node, which may be further.
@@ -416,7 +420,7 @@ impl Room {
             return;
         }
         let Some(history) = &mut self.history else { return };
-        if !self.receiver.is_known() || self.receiver.is_passed() {
+        if !self.receiver.is_known() || self.receiver.is_passed() || self.receiver.epoch().is_none() {
             history.receipts.clear();
             return; // asked again once the position is known, and where generations began that went by unheard
         }
@@ -488,7 +492,7 @@ impl Room {
         let next = more.then_some(next);
         let complete = !more && found.complete;
         // A room without messages is at (0, 0), whatever its generation.
-        let (seq, epoch) = (last, if last == 0 { 0 } else { self.receiver.generation });
+        let (seq, epoch) = (last, if last == 0 { 0 } else { self.receiver.epoch().unwrap_or(0) });
         match to {
             Origin::Http(call) => {
                 let answer = Answer::History { rows: found.rows, seq, epoch, complete, more };

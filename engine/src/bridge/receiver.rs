@@ -120,6 +120,20 @@ impl Receiver {
         self.next.saturating_sub(1)
     }
 
+    /// The generation that [`Receiver::last`] counts in; `None` if the store has to be asked. It is an earlier one than the
+    /// bus serves while the end of that is still to be delivered.
+    pub(super) fn epoch(&self) -> Option<u64> {
+        if self.next >= self.base {
+            return Some(self.generation);
+        }
+        let begun = self
+            .bases
+            .as_ref()?
+            .iter()
+            .filter(|(generation, base)| *generation <= self.generation && *base <= self.next);
+        Some(begun.map(|(generation, _)| *generation).max().unwrap_or(0))
+    }
+
     pub(super) fn is_reading(&self) -> bool {
         self.reading_hole.is_some() || self.reading_cold.is_some()
     }

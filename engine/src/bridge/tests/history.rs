@@ -1,7 +1,8 @@
 //! History and resume: pages, positions, what comes from memory and what from the store.
 
-use super::world::{Mood, World, config, connection, room};
-use crate::bridge::{Answer, BridgeConfig, Call};
+use super::world::{Mood, Page, World, config, connection, room};
+use crate::bridge::{Answer, BridgeConfig, BridgeEvent, Call};
+use crate::bus::BusEvent;
 use crate::mesh::{HistoryAsk, NextPage, ToBridge, ToShard};
 use crate::names::{ShardId, UserId};
 use roomwire_wire::id::MessagePlace;
@@ -359,4 +360,30 @@ fn memory_holds_no_more_than_it_may() {
     assert_eq!((page.seqs(), world.reads), (vec![7, 8, 9], 0));
     let page = world.one_page(connection(0, 1), last(4));
     assert_eq!((page.seqs(), world.reads), (vec![6, 7, 8, 9], 1));
+}
+
+#[test]
+fn a_page_says_the_epoch_of_its_place_and_not_of_what_is_still_to_come() {
+    let mut world = World::with(BridgeConfig { cluster: true, ..config(7) });
+    world.add_node(BridgeConfig { cluster: true, ..config(100) });
+    world.subscribe(0);
+    world.publish("first", None);
+    world.is_deaf = true;
+    world.publish_at(1, "second", None);
+    world.lose_bus();
+    world.publish_at(1, "third", None);
+    assert_eq!(world.store.meta(&room()).bases, [(1, 1), (2, 3)]);
+    // The node hears of the second generation before it has read the end of the first.
+    world.mood = Mood::Hangs;
+    let control = BusEvent::Control { room: room(), generation: 2, base: 3, void: None };
+    world.event(BridgeEvent::BusEvent(control));
+    world.ask(connection(0, 1), since(1, 1));
+    world.ask(connection(0, 2), last(50));
+    world.heal(true);
+    let pages = world.take_pages();
+    let heads: Vec<(u64, u64)> = pages.iter().map(Page::head).collect();
+    assert_eq!(heads, [(1, 1), (1, 1)]);
+    world.pass(12_000);
+    assert_eq!(world.delivered(0), [(1, "first".into()), (2, "second".into()), (3, "third".into())]);
+    assert_eq!(world.one_page(connection(0, 3), last(1)).head(), (3, 2));
 }
