@@ -320,6 +320,13 @@ impl Shared {
         self.health.failed(now, hint_ms, &mut self.stats.store_degraded_now);
     }
 
+    /// A publish was stored by an earlier attempt. If it was let through to find out how the store does, it did not: the
+    /// next one may.
+    pub(super) fn stored_before(&mut self) {
+        self.stats.duplicates_total += 1;
+        self.health.probe_ms = 0;
+    }
+
     /// The bus did not answer.
     pub(super) fn bus_failed(&mut self, now: Now, hint_ms: u32) {
         self.bus_health.failed(now, hint_ms, &mut self.stats.bus_degraded_now);

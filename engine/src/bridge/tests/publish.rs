@@ -140,6 +140,29 @@ fn a_home_that_subscribes_to_its_users_room_is_told_from_where_on_it_hears_all()
 }
 
 #[test]
+fn retries_of_what_is_stored_do_not_keep_a_store_that_is_well_again_from_being_found_so() {
+    let mut world = World::new();
+    world.subscribe(0);
+    let stored = ["a", "b", "c"];
+    for client_id in stored {
+        world.publish(client_id, Some(client_id));
+    }
+    world.mood = Mood::Hangs;
+    world.publish("lost", None);
+    world.pass(6_000);
+    assert!(world.nodes[0].bridge.stats().store_degraded_now);
+    world.held.clear();
+    world.mood = Mood::Well;
+    for client_id in stored {
+        world.publish(client_id, Some(client_id));
+    }
+    world.publish("d", Some("d"));
+    let acked: Vec<String> = world.acks().into_iter().map(|ack| ack.0).collect();
+    assert_eq!(acked[3..], ["a", "b", "c", "d"]);
+    assert!(!world.nodes[0].bridge.stats().store_degraded_now);
+}
+
+#[test]
 fn a_room_without_members_is_kept_only_while_it_is_written() {
     let mut world = World::new();
     world.publish("x", None);

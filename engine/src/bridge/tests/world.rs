@@ -45,7 +45,7 @@ pub(super) struct World {
     pub(super) store: MemoryStore,
     pub(super) mood: Mood,
     /// Requests that the store has not carried out yet, and whether they are still to be answered.
-    held: VecDeque<(usize, StoreRequest, bool)>,
+    pub(super) held: VecDeque<(usize, StoreRequest, bool)>,
     /// Kinds of bus requests that are answered with `Failed`, after or before they had their effect.
     pub(super) bus_fails: Option<fn(&BusRequest) -> bool>,
     pub(super) bus_fails_after: bool,

@@ -32,7 +32,7 @@ impl Room {
         };
         let (generation, timestamp) = (row.generation, row.timestamp);
         if let Some(mut publish) = writer.queue.remove(index) {
-            turn.shared.stats.duplicates_total += 1;
+            turn.shared.stored_before();
             publish.timestamp = timestamp;
             self.ack(turn, &publish, generation, seq);
         }

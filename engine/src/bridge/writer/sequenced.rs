@@ -63,7 +63,7 @@ impl Room {
                     self.append(turn, (generation, seq), publish);
                 }
                 Sequenced::Done { generation, seq, timestamp } => {
-                    turn.shared.stats.duplicates_total += 1;
+                    turn.shared.stored_before();
                     publish.timestamp = timestamp;
                     self.ack(turn, &publish, generation, seq);
                 }
