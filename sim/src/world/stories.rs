@@ -29,6 +29,9 @@ enum Plot {
     /// Two processes make a room anew: the first stands still after its BEGIN until the second is done. Then Redis loses
     /// the room again.
     TwoInits,
+    /// A split without strict mode: one node goes on with the old master, another makes the room anew on the present one and
+    /// hears the old one still.
+    OldEvents,
 }
 
 /// What was done, and so what is waited for.
@@ -55,6 +58,15 @@ enum Chapter {
     BothDone {
         seq: u64,
     },
+    /// One node stays with the old master, the other has left it.
+    Split {
+        stays: usize,
+        leaves: usize,
+    },
+    /// The room is live on both masters: that seq is the present one's, and the old one's messages go beyond.
+    LiveTwice {
+        seq: u64,
+    },
 }
 
 /// A run's story.
@@ -75,7 +87,7 @@ impl Story {
         if shape == Shape::Node || !random.one_in(STORIES_ONE_IN) {
             return None;
         }
-        let plot = [Plot::LateFinish, Plot::TwoInits][random.index(2)];
+        let plot = [Plot::LateFinish, Plot::TwoInits, Plot::OldEvents][random.index(3)];
         Some(Story { plot, room: RoomId::new(ROOMS[0]), chapter: Chapter::Prologue, until_ms: 0, replid: 0 })
     }
 }
@@ -108,6 +120,9 @@ impl World {
                 }
                 story.room = RoomId::new(ROOMS[self.random.index(ROOMS.len())]);
                 self.redis.live(&story.room)?;
+                if matches!(story.plot, Plot::OldEvents) {
+                    return self.split_between(&story.room);
+                }
                 self.redis.lose(story.room.clone());
                 Some(Chapter::Lost)
             }
@@ -145,7 +160,43 @@ impl World {
                 self.redis.lose(story.room.clone());
                 Chapter::Prologue
             }),
+            (_, Chapter::Split { stays, leaves }) => {
+                let Some((_, seq)) = live else {
+                    // Once may not do: the node may not reach Redis yet.
+                    if self.random.one_in(50) {
+                        self.write_through(leaves, &story.room);
+                    }
+                    return None;
+                };
+                for _ in 0..MESSAGES {
+                    self.write_through(stays, &story.room);
+                }
+                Some(Chapter::LiveTwice { seq })
+            }
+            (_, Chapter::LiveTwice { seq }) => {
+                let (_, old_seq) = self.old_redis.as_ref()?.live(&story.room)?;
+                (old_seq > seq).then(|| {
+                    self.counts.stories += 1;
+                    Chapter::Prologue
+                })
+            }
         }
+    }
+
+    /// Splits Redis between two nodes with members of the room.
+    fn split_between(&mut self, room: &RoomId) -> Option<Chapter> {
+        if self.is_strict || self.old_redis.is_some() {
+            return None;
+        }
+        let mut with_members = (0..self.nodes.len()).filter(|number| self.member_on(*number, room).is_some());
+        let (stays, leaves) = (with_members.next()?, with_members.next()?);
+        self.split();
+        let now_ms = self.now.mono_ms();
+        self.split_until_ms = now_ms + 2 * CHAPTER_MS_MAX;
+        self.nodes[stays].redis()?.stay_with_old();
+        let hears_until_ms = self.split_until_ms;
+        self.nodes[leaves].redis()?.leave_old((now_ms, now_ms), hears_until_ms, &mut self.random, &mut self.late);
+        Some(Chapter::Split { stays, leaves })
     }
 
     fn number_of(&self, process: u64) -> Option<usize> {
