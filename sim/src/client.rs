@@ -424,8 +424,10 @@ impl Client {
             view.position = Some((page["epoch"].as_u64().unwrap_or_default(), view.from));
         }
         let first = messages.first().and_then(|message| message["seq"].as_u64());
-        let last = view.position.map_or(0, |(_, last)| last);
-        let begins_below = view.fresh && oracle.may_be_cut_off && first.is_some_and(|first| first <= last);
+        let (last_epoch, last) = view.position.unwrap_or_default();
+        // At once, or on the way: then the answer begins anew, under a later epoch.
+        let may_begin_below = view.fresh || page["epoch"].as_u64() > Some(last_epoch);
+        let begins_below = may_begin_below && oracle.may_be_cut_off && first.is_some_and(|first| first <= last);
         view.fresh = false;
         if begins_below || !more && page["complete"] != true {
             // The position was cut off: the answer is the newest messages, and takes the place of all.
