@@ -331,7 +331,11 @@ export class Roomwire extends Emitter<ClientEvents> {
       this.paging.set(page.roomId, paging);
     }
     if (!paging) return;
-    paging.messages.push(...(page.messages as Message[]));
+    const messages = page.messages as Message[];
+    const last = paging.messages.at(-1);
+    // The order was rebuilt behind what has come: the answer begins anew.
+    if (last && messages[0] && messages[0].seq <= last.seq) paging.messages = [];
+    paging.messages.push(...messages);
     if (!page.more) {
       const { ask, messages } = paging;
       this.paging.delete(page.roomId);

@@ -1,9 +1,10 @@
 // The built package against the real server, through kill -9, a cut line, a drain, rate limits and tokens that end.
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
+import { once } from 'node:events';
 import { createRequire } from 'node:module';
 import { after, before, test } from 'node:test';
-import WebSocket from 'ws';
+import WebSocket, { WebSocketServer } from 'ws';
 import { Roomwire, RoomwireError } from 'roomwire';
 import { FaultProxy } from '../../tests/faults/proxy.js';
 import { Server, sleep } from '../../tests/server.js';
@@ -175,6 +176,34 @@ test('a drain: it goes when told and comes back, nothing lost', async () => {
   await until('heard', () => heard.length === 10);
   assert.deepEqual(heard, numbers(0, 10, 'still'));
   assert.equal(ada.state, 'online', reasons.join('; '));
+});
+
+test('an answer that begins anew below its first page: what that page held was cut off', async () => {
+  // A split of Redis at the right moment brings this about; here its words are said on cue.
+  const message = (seq, epoch) => ({ type: 'chat_message', messageId: `${epoch}.${seq}`, roomId: 'split', userId: 'eve', username: 'eve', content: `${epoch}.${seq}`, timestamp: 1, seq, epoch, readBy: [] });
+  const pages = [
+    { messages: [message(5, 3), message(6, 3)], seq: 9, epoch: 3, complete: false, more: true },
+    { messages: [message(4, 3), message(5, 4)], seq: 6, epoch: 4, complete: false, more: true },
+    { messages: [message(6, 4)], seq: 6, epoch: 4, complete: false, more: false },
+  ];
+  const scripted = new WebSocketServer({ host: '127.0.0.1', port: 0 });
+  scripted.on('connection', (socket) => {
+    socket.send(JSON.stringify({ type: 'connected', message: '', timestamp: 1, userId: 'ada', connectionId: 'x', node: 'x', heartbeatMs: 30_000 }));
+    socket.on('message', (data) => {
+      if (JSON.parse(data).type !== 'join_room') return;
+      for (const page of pages) socket.send(JSON.stringify({ type: 'room_history', roomId: 'split', ...page }));
+      socket.send(JSON.stringify({ ...message(7, 4), readBy: undefined }));
+    });
+  });
+  try {
+    await once(scripted, 'listening');
+    const heard = listen(connect('ada', { url: `ws://127.0.0.1:${scripted.address().port}/ws` }).room('split'));
+    await until('live', () => heard.includes('4.7'));
+    assert.deepEqual(heard, ['3.4', '4.5', '4.6', '4.7']);
+  } finally {
+    for (const socket of scripted.clients) socket.terminate();
+    scripted.close();
+  }
 });
 
 test('more than the server takes at once: all of it is sent in the end, in order', async () => {
