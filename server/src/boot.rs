@@ -12,7 +12,7 @@ use crate::bus::BusConfig;
 use crate::bus::redis::{NodeCard, RedisConfig};
 use crate::cli::Failure;
 use crate::config::Settings;
-use crate::config::settings::descriptor_limit;
+use crate::config::settings::{descriptor_limit, table_places};
 use crate::config::types::{Fsync, Reject, StoreKind};
 use crate::http::{Dev, HttpConfig, HttpPolicy};
 use crate::logs::Filter;
@@ -165,6 +165,7 @@ fn start_shards(
             backlog: config.listen.backlog,
             buffers: config.ring.buffers,
             buffer_bytes: config.ring.buffer_bytes,
+            table: settings.has_tables.then(|| table_places(descriptor_limit().0)),
             sq_entries: config.ring.sq_entries,
             cq_entries: config.ring.cq_entries,
             gather: Duration::from_micros(u64::from(config.ring.gather_us)),

@@ -1,22 +1,40 @@
-//! Accepting: the multishot accept, its pause when descriptors run out, and the refusal of what is too much.
+//! Accepting: a stock of armed accepts, their pause when sockets or descriptors run out, and the refusal of what is too
+//! much.
 
-use crate::ring::{Completion, DataRing};
+use crate::ring::{Completion, DataRing, Descriptor};
 use crate::turn::Driver;
 use roomwire_engine::Now;
 use socket2::SockRef;
 use std::io;
-use std::net::{IpAddr, Shutdown};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown};
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
 
 /// How long accepting pauses after the process ran out of descriptors, unless one is freed before.
 const RETRY_MS: u64 = 250;
+
+/// The most accepts that are armed at once, and so the most connections that a turn takes: some milliseconds of
+/// handshakes. Not one multishot accept: it tells no addresses, and it cannot be told how many sockets there is room for.
+const ACCEPTS_MAX: u32 = 64;
+
+/// Where the kernel writes who has connected.
+struct Peer {
+    address: libc::sockaddr_storage,
+    length: libc::socklen_t,
+}
 
 /// The state of the listener.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
     /// `None`: closed, the node drains.
     listener: Option<OwnedFd>,
-    armed: bool,
+    /// By the accept's number; never freed, since the kernel may write there for as long as the ring exists.
+    peers: Vec<NonNull<Peer>>,
+    /// The accepts that are not armed.
+    idle: Vec<u32>,
+    /// So many sockets may be open at once, and how many are.
+    places: u32,
+    open: u32,
     /// When to try again.
     paused_until_ms: Option<u64>,
     /// The pause was logged, so its end is to be logged too.
@@ -24,9 +42,19 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    /// An acceptor that is not armed yet.
-    pub(crate) fn new(listener: OwnedFd) -> Acceptor {
-        Acceptor { listener: Some(listener), armed: false, paused_until_ms: None, complained: false }
+    /// An acceptor that is not armed yet, for at most so many sockets.
+    pub(crate) fn new(listener: OwnedFd, places: u32) -> Acceptor {
+        // SAFETY: all-zero is a valid address, of no family.
+        let peer = || Peer { address: unsafe { std::mem::zeroed() }, length: 0 };
+        Acceptor {
+            listener: Some(listener),
+            peers: (0..ACCEPTS_MAX).map(|_| NonNull::from(Box::leak(Box::new(peer())))).collect(),
+            idle: (0..ACCEPTS_MAX).collect(),
+            places,
+            open: 0,
+            paused_until_ms: None,
+            complained: false,
+        }
     }
 
     /// When a paused accept is tried again, in ms of CLOCK_MONOTONIC.
@@ -34,23 +62,53 @@ impl Acceptor {
         self.paused_until_ms
     }
 
-    /// A descriptor was closed: a paused accept may be tried at once.
-    pub(crate) fn descriptor_freed(&mut self) {
+    /// A socket was closed: paused accepts may be tried at once.
+    pub(crate) fn socket_closed(&mut self) {
+        self.open -= 1;
         if self.paused_until_ms.is_some() {
             self.paused_until_ms = Some(0);
         }
     }
 
-    /// Arms the accept, unless it is armed, paused or closed.
+    /// Arms as many accepts as there is room for, unless they are paused or the listener is closed.
     pub(crate) fn arm_if_due(&mut self, now: Now, ring: &mut DataRing) {
-        if self.armed || self.paused_until_ms.is_some_and(|until_ms| now.mono_ms() < until_ms) {
+        if self.paused_until_ms.is_some_and(|until_ms| now.mono_ms() < until_ms) {
             return;
         }
-        if let Some(listener) = &self.listener {
-            self.paused_until_ms = None;
-            self.armed = true;
-            ring.accept(listener.as_fd());
+        self.paused_until_ms = None;
+        let Some(listener) = &self.listener else { return };
+        while self.open + (ACCEPTS_MAX - self.idle.len() as u32) < self.places {
+            let Some(number) = self.idle.pop() else { return };
+            let peer = self.peers[number as usize].as_ptr();
+            // SAFETY: the pointers lead to a `Peer` that is never freed. This accept is not armed, so the kernel does not
+            // write there now; we read there only after its completion.
+            unsafe {
+                (*peer).length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+                ring.accept(number, listener.as_fd(), (&raw mut (*peer).address).cast(), &raw mut (*peer).length);
+            }
         }
+    }
+
+    /// Who has connected, by the completion of accept `number`, which is armed no more.
+    fn completed(&mut self, number: u32) -> Option<IpAddr> {
+        self.idle.push(number);
+        // SAFETY: the accept has completed, so the kernel is done with its `Peer`.
+        unsafe { ip_address(&(*self.peers[number as usize].as_ptr()).address) }
+    }
+
+    /// A socket was opened. Whether it took the last place.
+    fn opened(&mut self) -> bool {
+        self.open += 1;
+        let is_full = self.open == self.places;
+        if is_full && !self.complained {
+            self.complained = true;
+            tracing::warn!(
+                places = self.places,
+                "cannot accept: this shard's table of sockets is full; going on when one is closed (raise LimitNOFILE, \
+                 which bounds each shard's table, or use more shards)"
+            );
+        }
+        is_full
     }
 
     fn pause(&mut self, now: Now, error: &io::Error) {
@@ -61,8 +119,10 @@ impl Acceptor {
         }
     }
 
+    /// Says once that all is well again: not each time that a single place became free.
     fn recovered(&mut self) {
-        if std::mem::take(&mut self.complained) {
+        if self.complained && self.open <= self.places - self.places / 16 {
+            self.complained = false;
             tracing::info!("accepting again");
         }
     }
@@ -71,26 +131,24 @@ impl Acceptor {
 impl Driver {
     /// A socket was accepted, or could not be.
     pub(crate) fn on_accept(&mut self, now: Now, completion: Completion) {
-        if !completion.more {
-            self.acceptor.armed = false;
-        }
-        if completion.result < 0 {
+        let peer = self.acceptor.completed(completion.connection.slot);
+        let Some(descriptor) = Descriptor::accepted(completion.result) else {
             self.on_accept_failed(now, &io::Error::from_raw_os_error(-completion.result));
             return;
-        }
+        };
         self.acceptor.recovered();
-        // SAFETY: the descriptor is fresh from the kernel, which gave it to this completion alone.
-        let fd = unsafe { OwnedFd::from_raw_fd(completion.result) };
-        // A system call, so only where the engine wants it.
-        let peer = if self.engine.wants_peers() { peer_address(&fd) } else { None };
+        if self.acceptor.opened() {
+            self.engine.counters.driver.accepts_paused_total += 1;
+        }
         match self.engine.accepted(now, peer) {
             Some(connection) => {
-                self.sockets.insert(connection, fd);
+                self.sockets.insert(connection, descriptor);
                 self.receive_on(connection);
             }
             None => {
-                refuse(&fd, self.engine.refusal());
-                self.ring.close(fd);
+                // SAFETY: the engine keeps its refusal unchanged, and outlives all submissions.
+                unsafe { self.ring.refuse(descriptor, self.engine.refusal()) };
+                self.acceptor.socket_closed();
             }
         }
     }
@@ -119,7 +177,9 @@ impl Driver {
             Some(libc::EINVAL) => self.stop_accepting(),
             // Out of descriptors or memory. Anything else is unknown, and must not make us spin either.
             _ => {
-                self.engine.counters.driver.accepts_paused_total += 1;
+                if self.acceptor.paused_until_ms.is_none() {
+                    self.engine.counters.driver.accepts_paused_total += 1;
+                }
                 self.acceptor.pause(now, error);
             }
         }
@@ -128,24 +188,25 @@ impl Driver {
     /// Closes the listener: the node drains.
     pub(crate) fn stop_accepting(&mut self) {
         if let Some(listener) = self.acceptor.listener.take() {
-            // The armed accept holds the socket open; shutting it down ends both, with EINVAL for the accept.
+            // Armed accepts hold the socket open; shutting it down ends all, with EINVAL for the accepts.
             let _ = SockRef::from(&listener).shutdown(Shutdown::Both);
             self.acceptor.paused_until_ms = None;
-            self.ring.close(listener);
+            self.ring.close_listener(listener);
         }
     }
 }
 
-fn peer_address(fd: &OwnedFd) -> Option<IpAddr> {
-    Some(SockRef::from(fd).peer_addr().ok()?.as_socket()?.ip())
-}
-
-/// Says no, if that fits into the socket's buffer at once.
-fn refuse(fd: &OwnedFd, answer: &[u8]) {
-    let socket = SockRef::from(fd);
-    let _ = socket.send_with_flags(answer, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
-    // What the peer has sent so far is thrown away: closing over unread bytes would reset the connection, and the
-    // answer with it.
-    let mut request = [std::mem::MaybeUninit::uninit(); 2048];
-    let _ = socket.recv_with_flags(&mut request, libc::MSG_DONTWAIT);
+fn ip_address(address: &libc::sockaddr_storage) -> Option<IpAddr> {
+    let address = &raw const *address;
+    // SAFETY: the storage is large and aligned enough for either, and its family says which the kernel wrote.
+    unsafe {
+        match i32::from((*address).ss_family) {
+            libc::AF_INET => {
+                let address = (*address.cast::<libc::sockaddr_in>()).sin_addr.s_addr;
+                Some(Ipv4Addr::from(address.to_ne_bytes()).into())
+            }
+            libc::AF_INET6 => Some(Ipv6Addr::from((*address.cast::<libc::sockaddr_in6>()).sin6_addr.s6_addr).into()),
+            _ => None,
+        }
+    }
 }

@@ -4,17 +4,22 @@
 //! shows here, in one line, and not as a panic of a shard.
 
 use crate::buffers::Buffers;
-use crate::ring::{Completion, DataRing, OPCODES, Operation};
+use crate::ring::{Completion, DataRing, Descriptor, OPCODES, Operation};
 use roomwire_engine::names::ConnectionId;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 /// glommio does not start an executor with less (bytes of soft memlock).
 const MEMLOCK_MIN: u64 = 512 * 1024;
 
 /// Fewer descriptors than this do not hold the node itself: its rings, eventfds, listeners and files.
 const NOFILE_MIN: u64 = 128;
+
+/// A kernel that closes at once does so within microseconds.
+const LETS_GO_WITHIN: Duration = Duration::from_millis(100);
 
 /// Why the node cannot run here: one line with errno, likely cause and cure. Exit status 78 (EX_CONFIG).
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +34,11 @@ pub struct Unsupported(pub String);
 /// too low (ENOMEM). The caller prints it and exits with status 78.
 pub fn probe() -> Result<(), Unsupported> {
     check_limits()?;
-    let mut ring = DataRing::new(8, 16).map_err(|error| explain("io_uring_setup", &error))?;
+    apart(try_ring)
+}
+
+fn try_ring() -> Result<(), Unsupported> {
+    let mut ring = DataRing::new(8, 16, None).map_err(|error| explain("io_uring_setup", &error))?;
     check_opcodes(&ring)?;
     let mut buffers =
         Buffers::new(&ring.submitter(), 2, 64).map_err(|error| explain("io_uring_register (buffer ring)", &error))?;
@@ -78,10 +87,11 @@ fn check_opcodes(ring: &DataRing) -> Result<(), Unsupported> {
 /// A multishot receive into a provided buffer: the one operation whose kernel support no probe tells.
 fn receive_one(ring: &mut DataRing, buffers: &mut Buffers) -> Result<(), Unsupported> {
     let (mut here, there) = UnixStream::pair().map_err(|error| explain("socketpair", &error))?;
-    let there = OwnedFd::from(there);
+    let there = Descriptor::of_process(there.into());
     let connection = ConnectionId { slot: 0, generation: 0 };
     here.write_all(b"?").map_err(|error| explain("write", &error))?;
     ring.receive(connection, &there);
+    ring.close(there);
     ring.enter().map_err(|error| explain("io_uring_enter", &error))?;
     let mut completions = Vec::new();
     ring.completions(1, &mut completions);
@@ -98,6 +108,40 @@ fn receive_one(ring: &mut DataRing, buffers: &mut Buffers) -> Result<(), Unsuppo
             "this kernel's io_uring does not receive into provided buffers ({other:?}): Linux 6.1 or newer is needed"
         ))),
     }
+}
+
+/// Whether this kernel lets go of a socket that leaves a ring's table while others there are in use (Linux 6.13). Older
+/// ones close none before all that was under way at that time has ended (liburing issue 1192): the receive of one idle
+/// connection would hold up everybody's end.
+#[must_use]
+pub fn has_tables() -> bool {
+    static HAS_TABLES: OnceLock<bool> = OnceLock::new();
+    *HAS_TABLES.get_or_init(|| apart(|| try_table().unwrap_or(false)))
+}
+
+/// Probes on a thread of its own: after a ring has gone, the kernel interrupts the thread that used it once more, and some
+/// system call that has nothing to do with it fails with EINTR.
+fn apart<Outcome: Send>(probe: impl FnOnce() -> Outcome + Send) -> Outcome {
+    match std::thread::scope(|scope| scope.spawn(probe).join()) {
+        Ok(outcome) => outcome,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+fn try_table() -> io::Result<bool> {
+    let mut ring = DataRing::new(8, 16, Some(2))?;
+    let _buffers = Buffers::new(&ring.submitter(), 2, 64)?;
+    let (_idle, idle_there) = UnixStream::pair()?;
+    let (mut here, there) = UnixStream::pair()?;
+    ring.submitter().register_files_update(0, &[idle_there.as_raw_fd(), there.as_raw_fd()])?;
+    drop((idle_there, there));
+    let [idle, leaving] = [0, 1].map(|place| Descriptor::accepted(place).expect("not negative"));
+    ring.receive(ConnectionId { slot: 0, generation: 0 }, &idle);
+    ring.enter()?;
+    ring.close(leaving);
+    ring.enter()?;
+    here.set_read_timeout(Some(LETS_GO_WITHIN))?;
+    Ok(here.read(&mut [0]).is_ok_and(|bytes| bytes == 0))
 }
 
 /// One line: what failed, how, why probably, and what helps.

@@ -87,8 +87,8 @@ impl Driver {
             return;
         }
         socket.receiving = true;
-        if let Some(fd) = socket.fd() {
-            self.ring.receive(connection, fd);
+        if let Some(descriptor) = socket.descriptor() {
+            self.ring.receive(connection, descriptor);
         }
     }
 

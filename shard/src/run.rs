@@ -40,6 +40,9 @@ pub struct ShardConfig {
     pub buffers: u16,
     /// Bytes of each.
     pub buffer_bytes: u32,
+    /// Places in the ring's own table of sockets, at most the limit of open descriptors, which the kernel applies to each
+    /// table. `None`: each socket is a descriptor of the process. See [`crate::probe::has_tables`].
+    pub table: Option<u32>,
     /// Entries of the submission queue; the completion queue has `cq_entries`.
     pub sq_entries: u32,
     /// Entries of the completion queue.
@@ -148,12 +151,12 @@ fn executor(shard: ShardId, cpu: usize) -> io::Result<LocalExecutor> {
 
 /// Everything that the turn needs, made on the thread that will use it, as the ring has a single issuer.
 fn begin(config: ShardConfig, listener: OwnedFd) -> io::Result<Driver> {
-    let ring = DataRing::new(config.sq_entries, config.cq_entries)
+    let ring = DataRing::new(config.sq_entries, config.cq_entries, config.table)
         .map_err(|error| io::Error::new(error.kind(), format!("cannot set up the data ring: {error}")))?;
     let buffers = Buffers::new(&ring.submitter(), config.buffers, config.buffer_bytes)
         .map_err(|error| io::Error::new(error.kind(), format!("cannot register the receive buffers: {error}")))?;
     let engine = Engine::new(config.shard, config.engine, config.verify, clock::now());
-    let acceptor = Acceptor::new(listener);
+    let acceptor = Acceptor::new(listener, config.table.unwrap_or(u32::MAX));
     let mut driver = Driver::new(engine, ring, buffers, config.mesh, acceptor, config.gather, config.rest);
     driver.hear_bell();
     Ok(driver)

@@ -1,14 +1,14 @@
 //! The driver's table of connections: sixteen bytes each, found by the engine's connection id.
 
 use crate::outbox::Place;
+use crate::ring::Descriptor;
 use roomwire_engine::names::ConnectionId;
-use std::os::fd::OwnedFd;
 
 /// What the driver knows of one connection.
 #[derive(Debug)]
 pub(crate) struct Socket {
     /// `None`: the slot is vacant.
-    fd: Option<OwnedFd>,
+    descriptor: Option<Descriptor>,
     generation: u32,
     /// The chunk that the kernel is sending.
     pub(crate) sending: Place,
@@ -19,9 +19,9 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Its descriptor.
-    pub(crate) fn fd(&self) -> Option<&OwnedFd> {
-        self.fd.as_ref()
+    /// What the ring knows it by.
+    pub(crate) fn descriptor(&self) -> Option<&Descriptor> {
+        self.descriptor.as_ref()
     }
 }
 
@@ -33,16 +33,21 @@ pub(crate) struct Sockets {
 
 impl Sockets {
     /// Enters a connection under the id that the engine gave it.
-    pub(crate) fn insert(&mut self, connection: ConnectionId, fd: OwnedFd) {
+    pub(crate) fn insert(&mut self, connection: ConnectionId, descriptor: Descriptor) {
         let slot = connection.slot as usize;
         while self.slots.len() <= slot {
-            let vacant = Socket { fd: None, generation: 0, sending: Place::NONE, receiving: false, leaving: false };
-            self.slots.push(vacant);
+            self.slots.push(Socket {
+                descriptor: None,
+                generation: 0,
+                sending: Place::NONE,
+                receiving: false,
+                leaving: false,
+            });
         }
         let socket = &mut self.slots[slot];
-        debug_assert!(socket.fd.is_none(), "{connection:?} was given a slot in use");
+        debug_assert!(socket.descriptor.is_none(), "{connection:?} was given a slot in use");
         *socket = Socket {
-            fd: Some(fd),
+            descriptor: Some(descriptor),
             generation: connection.generation,
             sending: Place::NONE,
             receiving: false,
@@ -53,7 +58,7 @@ impl Sockets {
     /// The connection, if that tenant of the slot still exists.
     pub(crate) fn get_mut(&mut self, connection: ConnectionId) -> Option<&mut Socket> {
         let socket = self.slots.get_mut(connection.slot as usize)?;
-        (socket.fd.is_some() && same_generation(socket.generation, connection.generation)).then_some(socket)
+        (socket.descriptor.is_some() && same_generation(socket.generation, connection.generation)).then_some(socket)
     }
 
     /// The connection, if it exists and is not on its way out.
@@ -62,8 +67,8 @@ impl Sockets {
     }
 
     /// Empties the slot.
-    pub(crate) fn remove(&mut self, connection: ConnectionId) -> Option<OwnedFd> {
-        self.get_mut(connection)?.fd.take()
+    pub(crate) fn remove(&mut self, connection: ConnectionId) -> Option<Descriptor> {
+        self.get_mut(connection)?.descriptor.take()
     }
 }
 
@@ -75,10 +80,9 @@ fn same_generation(one: u32, other: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
 
-    fn descriptor() -> OwnedFd {
-        File::open("/dev/null").expect("/dev/null opens").into()
+    fn descriptor() -> Descriptor {
+        Descriptor::accepted(7).expect("not negative")
     }
 
     #[test]

@@ -19,8 +19,10 @@ use roomwire_engine::mesh::{ToBridge, ToShard};
 use roomwire_engine::names::ConnectionId;
 use roomwire_engine::shard::Ended;
 use roomwire_engine::{Engine, Now};
+use socket2::SockRef;
 use std::collections::VecDeque;
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -171,6 +173,7 @@ impl Driver {
                         self.hear_bell();
                     }
                 }
+                Operation::Install => self.on_install(now, completion),
                 Operation::Ignored => {}
             }
         }
@@ -302,11 +305,11 @@ impl Driver {
     fn send_rest(&mut self, connection: ConnectionId) {
         let Some(socket) = self.sockets.get_mut(connection) else { return };
         let place = socket.sending;
-        if let Some(fd) = socket.fd() {
+        if let Some(descriptor) = socket.descriptor() {
             self.engine.counters.driver.sends_total += 1;
             // SAFETY: the bytes are on the heap behind a chunk in the outbox, which keeps it unchanged until `on_send`
             // takes it out upon the completion of this very send.
-            unsafe { self.ring.send(connection, fd, self.outbox.rest(place)) };
+            unsafe { self.ring.send(connection, descriptor, self.outbox.rest(place)) };
         }
     }
 
@@ -333,12 +336,27 @@ impl Driver {
     }
 
     /// The engine's last byte is out: no more will be written, reading goes on.
+    ///
+    /// By a plain call: IORING_OP_SHUTDOWN is always handed to a worker thread. For a socket in the ring's table the
+    /// call waits for a descriptor.
     fn shut_down(&mut self, now: Now, connection: ConnectionId) {
         let Some(socket) = self.sockets.live(connection) else { return };
-        let Some(fd) = socket.fd() else { return };
-        // A plain call: IORING_OP_SHUTDOWN is always handed to a worker thread.
-        if socket2::SockRef::from(fd).shutdown(std::net::Shutdown::Write).is_err() {
-            self.end(now, connection, Ended::Error);
+        let Some(descriptor) = socket.descriptor() else { return };
+        match descriptor.borrow_of_process(&self.ring) {
+            Some(fd) => {
+                if SockRef::from(&fd).shutdown(Shutdown::Write).is_err() {
+                    self.end(now, connection, Ended::Error);
+                }
+            }
+            None => self.ring.install(connection, descriptor),
+        }
+    }
+
+    fn on_install(&mut self, now: Now, completion: Completion) {
+        // The socket is not closed with this descriptor: it stays in the table.
+        let fd = DataRing::installed(completion.result);
+        if fd.and_then(|fd| SockRef::from(&fd).shutdown(Shutdown::Write)).is_err() {
+            self.end(now, completion.connection, Ended::Error);
         }
     }
 
@@ -381,10 +399,10 @@ impl Driver {
         if !socket.leaving || socket.receiving || socket.sending != Place::NONE {
             return;
         }
-        if let Some(fd) = self.sockets.remove(connection) {
-            self.ring.close(fd);
+        if let Some(descriptor) = self.sockets.remove(connection) {
+            self.ring.close(descriptor);
             self.engine.closed(connection);
-            self.acceptor.descriptor_freed();
+            self.acceptor.socket_closed();
         }
     }
 }

@@ -39,7 +39,7 @@ fn cpu_time() -> Duration {
 fn accepting_stops_without_spinning_and_goes_on_when_descriptors_are_freed() {
     // Before the accept is armed: the kernel keeps the limit of that moment.
     limit_descriptors(256);
-    let node = Node::start(&Setting::default());
+    let node = Node::start(&Setting { table: None, ..Setting::default() });
     let mut clients: Vec<Client> =
         (0..20).map(|number| Client::connect(node.address, &format!("u{number}")).unwrap()).collect();
     // One descriptor is left, which the next client's own end takes.

@@ -9,7 +9,7 @@ mod client;
 mod node;
 
 use client::{Client, PATIENCE, frame, letters, upgrade};
-use node::{Node, Setting};
+use node::{Node, Setting, both_ways};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
@@ -152,7 +152,11 @@ fn a_slow_reader_gets_every_byte_and_holds_nobody_up() {
 
 #[test]
 fn peers_that_vanish_leave_nothing_behind() {
-    let node = Node::start(&Setting::default());
+    both_ways(&Setting::default()).for_each(|setting| peers_vanish(&setting));
+}
+
+fn peers_vanish(setting: &Setting) {
+    let node = Node::start(setting);
     for round in 0..20 {
         let mut clients: Vec<Client> =
             (0..50).map(|number| Client::connect(node.address, &format!("u{number}")).unwrap()).collect();
@@ -178,7 +182,11 @@ fn peers_that_vanish_leave_nothing_behind() {
 fn a_full_node_refuses_with_503_and_takes_the_next_when_one_leaves() {
     let mut setting = Setting::default();
     setting.limits.connections_max = 2;
-    let node = Node::start(&setting);
+    both_ways(&setting).for_each(|setting| a_full_node_refuses(&setting));
+}
+
+fn a_full_node_refuses(setting: &Setting) {
+    let node = Node::start(setting);
     let first = Client::connect(node.address, "a").unwrap();
     let second = Client::connect(node.address, "b").unwrap();
     let mut third = Client::open(node.address).unwrap();
@@ -195,8 +203,47 @@ fn a_full_node_refuses_with_503_and_takes_the_next_when_one_leaves() {
 }
 
 #[test]
+fn a_full_table_lets_clients_wait_and_takes_them_as_places_become_free() {
+    let Some(_) = Setting::default().table else {
+        println!("skipped: this kernel has no tables of sockets that let go of them");
+        return;
+    };
+    let node = Node::start(&Setting { table: Some(20), ..Setting::default() });
+    let mut inside: Vec<Client> =
+        (0..20).map(|number| Client::connect(node.address, &format!("u{number}")).unwrap()).collect();
+    let mut waiting: Vec<Client> = (0..30).map(|_| Client::open(node.address).unwrap()).collect();
+    for client in &mut waiting {
+        client.socket.write_all(upgrade("late").as_bytes()).unwrap();
+    }
+    node.wait_until("accepting is paused", |node| node.driver().accepts_paused_total > 0);
+    let turns = node.driver().turns_total;
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(node.driver().turns_total - turns < 200, "it spins");
+    for client in &mut inside {
+        client.send(b"still here").unwrap();
+        assert_eq!(client.receive().unwrap(), b"still here");
+    }
+    // Each that leaves makes room for one that waits, and nobody who waited was sent away.
+    for client in &mut waiting {
+        inside.pop();
+        client.finish_upgrade().unwrap();
+        client.send(b"in").unwrap();
+        assert_eq!(client.receive().unwrap(), b"in");
+        if inside.is_empty() {
+            break;
+        }
+    }
+    drop(waiting);
+    node.stop();
+}
+
+#[test]
 fn a_drained_shard_closes_its_listener_and_ends() {
-    let node = Node::start(&Setting { shards: 2, ..Setting::default() });
+    both_ways(&Setting { shards: 2, ..Setting::default() }).for_each(|setting| drain(&setting));
+}
+
+fn drain(setting: &Setting) {
+    let node = Node::start(setting);
     let address = node.address;
     let mut clients: Vec<Client> =
         (0..20).map(|number| Client::connect(address, &format!("u{number}")).unwrap()).collect();

@@ -16,6 +16,10 @@ use toml::Value;
 const DESCRIPTORS_KEPT: u64 = 256;
 /// And for each shard on top: its rings, its bell, its listener.
 const DESCRIPTORS_KEPT_PER_SHARD: u64 = 16;
+/// The most places that the kernel gives to one ring's table of sockets.
+const TABLE_PLACES_MAX: u64 = 1 << 20;
+/// Places of each table kept for connections that are refused or on their way out.
+const TABLE_PLACES_KEPT: u64 = 128;
 /// A node that could hold fewer connections than this is misconfigured.
 const CONNECTIONS_MIN: u64 = 64;
 /// What a frame needs besides its content: names, ids, times.
@@ -31,6 +35,8 @@ pub struct Host {
     pub cpus: Vec<usize>,
     /// The hard limit of open descriptors.
     pub descriptors_max: u64,
+    /// Whether each shard keeps its sockets in a table of its own, for which that limit holds once more.
+    pub has_tables: bool,
     /// The host name.
     pub name: String,
 }
@@ -39,7 +45,12 @@ impl Host {
     /// Asks the kernel.
     #[must_use]
     pub fn read() -> Host {
-        Host { cpus: usable_cpus(), descriptors_max: descriptor_limit().1, name: host_name() }
+        Host {
+            cpus: usable_cpus(),
+            descriptors_max: descriptor_limit().1,
+            has_tables: roomwire_shard::probe::has_tables(),
+            name: host_name(),
+        }
     }
 }
 
@@ -66,6 +77,8 @@ pub struct Settings {
     pub redis: Option<RedisConfig>,
     /// The cores to pin to.
     pub cpus: Vec<usize>,
+    /// See [`Host::has_tables`].
+    pub has_tables: bool,
     /// A local trial: loopback only, demo page, a secret of its own.
     pub dev: bool,
     /// Things that are allowed but deserve a word.
@@ -124,6 +137,7 @@ impl Settings {
             data_dir: PathBuf::from(&config.data.dir),
             redis,
             cpus: host.cpus.clone(),
+            has_tables: host.has_tables,
             dev,
             warnings,
             config,
@@ -149,8 +163,9 @@ fn derive_from_host(layers: &mut Layers, host: &Host, dev: bool) {
     }
     let shards = layers.get("shards").and_then(|entry| entry.value.as_integer()).unwrap_or(1).unsigned_abs();
     if layers.get("limits.connections_max").is_none() {
-        let most = connections_possible(host, shards).min(u64::from(u32::MAX));
-        let from = format!("descriptor limit {} less a reserve", host.descriptors_max);
+        let most = connections_possible(host.descriptors_max, host.has_tables, shards).min(u64::from(u32::MAX));
+        let of_each = if host.has_tables { " of each shard" } else { "" };
+        let from = format!("descriptor limit {}{of_each} less a reserve", host.descriptors_max);
         layers.derive("limits.connections_max", Value::Integer(most as i64), &from);
     }
     if dev && !layers.is_set("drain.secs") {
@@ -164,8 +179,31 @@ fn derive_from_host(layers: &mut Layers, host: &Host, dev: bool) {
     }
 }
 
-fn connections_possible(host: &Host, shards: u64) -> u64 {
-    host.descriptors_max.saturating_sub(descriptors_kept(shards))
+/// The connections for which a limit of open descriptors has room. It holds for the process and, where shards have tables
+/// of sockets, for each of those.
+pub(crate) fn connections_possible(descriptors_max: u64, has_tables: bool, shards: u64) -> u64 {
+    let left = descriptors_max.saturating_sub(descriptors_kept(shards));
+    if has_tables && left > 0 {
+        return shards * u64::from(table_places(descriptors_max)).saturating_sub(TABLE_PLACES_KEPT);
+    }
+    left
+}
+
+/// Places in the table of each shard under such a limit of open descriptors.
+pub(crate) fn table_places(descriptors_max: u64) -> u32 {
+    descriptors_max.min(TABLE_PLACES_MAX) as u32
+}
+
+/// The limit of open descriptors that so many connections need, and the number of shards, where these are too few for
+/// any limit.
+pub(crate) fn descriptors_wanted(has_tables: bool, shards: u64, connections: u64) -> (u64, Option<u64>) {
+    let kept = descriptors_kept(shards);
+    if !has_tables {
+        return (connections + kept, None);
+    }
+    let wanted = connections.div_ceil(shards) + TABLE_PLACES_KEPT;
+    let more = (wanted > TABLE_PLACES_MAX).then(|| connections.div_ceil(TABLE_PLACES_MAX - TABLE_PLACES_KEPT));
+    (wanted.min(TABLE_PLACES_MAX).max(kept + 1), more)
 }
 
 /// Descriptors that a node with so many shards keeps for other things than clients.
@@ -309,9 +347,10 @@ fn check_limits(config: &Config, problems: &mut Problems) {
 }
 
 fn check_connections(config: &Config, layers: &Layers, host: &Host, shards: u16, problems: &mut Problems) {
-    let possible = connections_possible(host, u64::from(shards));
+    let possible = connections_possible(host.descriptors_max, host.has_tables, u64::from(shards));
     let limit = host.descriptors_max;
-    let cure = "raise it with `ulimit -Hn`, or LimitNOFILE= in the unit";
+    let or = if host.has_tables { "; or use more shards, as it holds for each" } else { "" };
+    let cure = format!("raise it with `ulimit -Hn`, or LimitNOFILE= in the unit{or}");
     if possible < CONNECTIONS_MIN {
         problems.0.push(format!("the limit of open descriptors is {limit}, which leaves too few for clients: {cure}"));
     } else if layers.is_set("limits.connections_max") {

@@ -6,7 +6,7 @@ use super::*;
 const SECRET: &str = "auth.secret=0123456789abcdef0123456789abcdef";
 
 fn host() -> Host {
-    Host { cpus: vec![0, 1], descriptors_max: 20_000, name: "box".to_owned() }
+    Host { cpus: vec![0, 1], descriptors_max: 20_000, has_tables: false, name: "box".to_owned() }
 }
 
 fn resolve(set: &[&str], dev: bool) -> Result<Settings, Problems> {
@@ -94,6 +94,23 @@ fn too_few_descriptors_are_said_with_the_cure() {
     let host = Host { descriptors_max: 64, ..host() };
     let found = Settings::resolve(Layers::read(&sources).expect("valid"), &host, false).expect_err("64 is too few");
     assert!(found.to_string().contains("LimitNOFILE"), "{found}");
+}
+
+#[test]
+fn with_tables_the_limit_of_descriptors_holds_for_each_shard() {
+    let possible = |descriptors_max, shards| connections_possible(descriptors_max, true, shards);
+    assert_eq!([possible(20_000, 2), possible(20_000, 26)], [2 * 19_872, 26 * 19_872]);
+    assert_eq!(possible(256 + 32, 2), 0, "the process' own files need some, too");
+    assert_eq!(possible(u64::MAX, 2), 2 * ((1 << 20) - 128), "the kernel gives no more to one table");
+    for (shards, connections) in [(2, 1_000), (2, 500_000), (26, 500_000), (3, 1)] {
+        let (wanted, more) = descriptors_wanted(true, shards, connections);
+        assert!(
+            more.is_none() && possible(wanted, shards) >= connections,
+            "{connections} on {shards} shards: {wanted}"
+        );
+    }
+    assert_eq!(descriptors_wanted(true, 2, 10_000_000), (1 << 20, Some(10)));
+    assert_eq!(descriptors_wanted(false, 2, 500_000), (500_288, None));
 }
 
 #[test]

@@ -202,7 +202,7 @@ mod tests {
     fn settings() -> Settings {
         let set = vec!["auth.secret=open-sesame-open-sesame-open-sesame".to_owned(), "drain.secs=7".to_owned()];
         let layers = Layers::read(&Sources { set, ..Sources::default() }).expect("valid");
-        let host = Host { cpus: vec![0], descriptors_max: 4096, name: "box".to_owned() };
+        let host = Host { cpus: vec![0], descriptors_max: 4096, has_tables: false, name: "box".to_owned() };
         Settings::resolve(layers, &host, false).expect("valid")
     }
 

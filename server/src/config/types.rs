@@ -273,7 +273,8 @@ pub struct LimitsSection {
     /// The most connections from one IP address (IPv6: one /64) to this node. Crossing it: 503. Behind a balancer all clients
     /// share one address.
     pub connections_per_address_max: u32,
-    /// The most connections of this node. Crossing it: 503. Unset: the descriptor limit less a reserve.
+    /// The most connections of this node. Crossing it: 503. Unset: the descriptor limit less a reserve; from Linux 6.13 on that
+    /// many for each shard.
     pub connections_max: Option<u32>,
     /// The most bytes that wait to be sent to one connection. Crossing it: ephemeral events go first, then close 4008.
     pub queue_bytes_max: u32,

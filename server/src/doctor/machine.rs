@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::config::Settings;
-use crate::config::settings::{descriptor_limit, descriptors_kept};
+use crate::config::settings::{connections_possible, descriptor_limit, descriptors_wanted};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
@@ -59,14 +59,18 @@ fn io_uring() -> Finding {
 
 fn descriptors(settings: &Settings, connections: u64) -> Finding {
     let (_, hard) = descriptor_limit();
-    let kept = descriptors_kept(u64::from(settings.shards));
-    let wanted = connections + kept;
-    let found = format!("this process may open {hard} files");
-    if hard >= wanted {
+    let shards = u64::from(settings.shards);
+    let (wanted, wanted_shards) = descriptors_wanted(settings.has_tables, shards, connections);
+    let each =
+        if settings.has_tables { format!(", and each of {shards} shards as many sockets") } else { String::new() };
+    let found = format!("this process may open {hard} files{each}");
+    if hard >= wanted && wanted_shards.is_none() {
         return Finding::fine("descriptors", found);
     }
-    let limits = format!("connections to {}", hard.saturating_sub(kept));
-    Finding::limits("descriptors", found, limits, format!("LimitNOFILE={wanted} in the unit, or `ulimit -n {wanted}`"))
+    let limits = format!("connections to {}", connections_possible(hard, settings.has_tables, shards));
+    let more = wanted_shards.map_or_else(String::new, |shards| format!(", and --set shards={shards}"));
+    let cure = format!("LimitNOFILE={wanted} in the unit, or `ulimit -n {wanted}`{more}");
+    Finding::limits("descriptors", found, limits, cure)
 }
 
 fn memlock(settings: &Settings) -> Finding {

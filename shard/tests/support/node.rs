@@ -21,6 +21,7 @@ pub(crate) struct Setting {
     pub(crate) shards: u16,
     pub(crate) buffers: u16,
     pub(crate) buffer_bytes: u32,
+    pub(crate) table: Option<u32>,
     pub(crate) sq_entries: u32,
     pub(crate) cq_entries: u32,
     pub(crate) gather: Duration,
@@ -43,6 +44,7 @@ impl Default for Setting {
             shards: 1,
             buffers: 64,
             buffer_bytes: 2048,
+            table: roomwire_shard::probe::has_tables().then_some(4096),
             sq_entries: 256,
             cq_entries: 1024,
             gather,
@@ -50,6 +52,12 @@ impl Default for Setting {
             limits,
         }
     }
+}
+
+/// The setting with sockets in tables, where the kernel has them, and with sockets that are descriptors.
+pub(crate) fn both_ways(setting: &Setting) -> impl Iterator<Item = Setting> {
+    let table = Setting::default().table;
+    [None, table].into_iter().skip(usize::from(table.is_none())).map(|table| Setting { table, ..setting.clone() })
 }
 
 /// A running node.
@@ -82,6 +90,7 @@ impl Node {
                 backlog: 4096,
                 buffers: setting.buffers,
                 buffer_bytes: setting.buffer_bytes,
+                table: setting.table,
                 sq_entries: setting.sq_entries,
                 cq_entries: setting.cq_entries,
                 gather: setting.gather,
