@@ -1,9 +1,15 @@
 // Several nodes over one real Redis and one real Cassandra: who is where and what a node that dies leaves, a join while Redis is
 // away, clocks that differ, and what a node that does not fit in is told.
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { Client } from '../client.js';
 import { Cluster, until } from '../cluster.js';
+import { Knocker } from '../knock.js';
+import { check, readHistories, settle } from '../ledger/check.js';
+import { LedgerClient } from '../ledger/client.js';
+import { Ledger } from '../ledger/ledger.js';
+import { randomFrom } from '../ledger/random.js';
 import { sleep } from '../server.js';
 
 /** After the last connection of a user; then others hear of it. */
@@ -187,4 +193,44 @@ test('a join while Redis is away gets what is certain, and the rest when it is b
     const seqs = all.flatMap((message) => (message.type === 'chat_message' ? [message] : message.messages ?? [])).map(({ seq }) => seq);
     assert.deepEqual(seqs.slice().sort((a, b) => a - b), [1, 2, 3, 4, 5, seqs.at(-1)], `${client.user}: no gap, nothing twice`);
   }
+});
+
+test('two nodes take turns on one port: nobody is refused, and who chats resumes', async () => {
+  const addr = `127.0.0.1:${cluster.port + 55}`;
+  const shared = [`listen.addr=${addr}`, 'listen.share=true'];
+  const url = (user) => `ws://${addr}/ws?token=${cluster.token(user)}`;
+  await cluster.stop('node2');
+  await cluster.stop('node3');
+  await cluster.start('node2', shared);
+  const ledger = new Ledger(), rooms = ['turn-0', 'turn-1', 'turn-2'];
+  const clients = Array.from({ length: 12 }, (_, n) => new LedgerClient(ledger, {
+    name: `turn-${n}`, rooms: [rooms[n % 3], rooms[(n + 1) % 3]], random: randomFrom(n + 1), dial: async ({ name }) => url(name),
+  }));
+  for (const client of clients) client.connect();
+  const publishers = clients.map((client) => client.publishUntilTold({ cuts: 0 }));
+  const knocker = new Knocker(url, 32);
+  for (const [old, next] of [['node2', 'node3'], ['node3', 'node2'], ['node2', 'node3']]) {
+    await cluster.start(next, shared);
+    assert.notEqual(await until(() => knocker.nodes[next] > 0, 15_000), null, `${next} greets somebody`);
+    // It stands still for a moment, so that connections wait in its backlog.
+    await cluster.pause(old);
+    await sleep(300);
+    const pid = cluster.pid(old);
+    process.kill(pid, 'SIGTERM');
+    await cluster.resume(old);
+    const tookMs = await until(() => { try { return !process.kill(pid, 0); } catch { return true; } }, 20_000);
+    assert.notEqual(tookMs, null, `${old} ends`);
+    assert.notEqual(await until(() => clients.every(({ node }) => node === next), 15_000), null, `all are on ${next}`);
+  }
+  await knocker.end();
+  for (const client of clients) client.publishing = false;
+  await Promise.all(publishers);
+  await settle(ledger, clients);
+  check(ledger, clients, rooms, [await readHistories(ledger, url('auditor'), rooms)]);
+  for (const client of clients) client.end();
+  const migrates = readFileSync('/proc/sys/net/ipv4/tcp_migrate_req', 'utf8').trim() === '1';
+  console.log(`    ${knocker.greeted} greeted, refused ${JSON.stringify(knocker.refused)}, the backlog ${migrates ? 'moves' : 'is reset'}; ${ledger.count.acked} acked, ${ledger.count.resumes} resumes`);
+  // Without net.ipv4.tcp_migrate_req what waits in a backlog is lost with its listener.
+  if (!migrates) delete knocker.refused.ECONNRESET;
+  assert.deepEqual([knocker.refused, ledger.violations], [{}, []]);
 });
