@@ -194,9 +194,12 @@ impl Room {
             Purpose::Bases | Purpose::Decided | Purpose::Latest | Purpose::Page => Some(&mut self.reads.history),
             Purpose::Hole => Some(&mut self.reads.hole),
             Purpose::Passed => Some(&mut self.reads.passed),
-            Purpose::Init { .. } | Purpose::Resolve { .. } | Purpose::Known { .. } | Purpose::Void | Purpose::Fence => {
-                None
-            }
+            Purpose::Init { .. }
+            | Purpose::Resolve { .. }
+            | Purpose::Known { .. }
+            | Purpose::BeforeVoid
+            | Purpose::Void
+            | Purpose::Fence => None,
         }
     }
 
@@ -262,6 +265,7 @@ impl Room {
             Purpose::Resolve { generation, seq } => self.resolved(turn, generation, seq, &reply),
             Purpose::Fence => self.fenced(turn, &reply),
             Purpose::Known { attempt, seq } => self.known_read(turn, attempt, seq, &reply),
+            Purpose::BeforeVoid => self.read_before_void(turn, &reply),
             Purpose::Void => self.void_stored(turn, &reply, hint_ms(&reply)),
         }
     }

@@ -57,7 +57,9 @@ pub(super) enum Asked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// A step of the initialisation with this token.
-    Init { token: u64 },
+    Init {
+        token: u64,
+    },
     /// The head of a room that is not live on the bus.
     Cold,
     /// What retention left of that room.
@@ -75,10 +77,18 @@ pub(super) enum Purpose {
     /// Where generations began that a receiver did not hear of.
     Passed,
     /// Whose message stands at the seq.
-    Resolve { generation: u64, seq: u64 },
+    Resolve {
+        generation: u64,
+        seq: u64,
+    },
     /// Whether the message at the seq is the one of that attempt, from before.
-    Known { attempt: u64, seq: u64 },
+    Known {
+        attempt: u64,
+        seq: u64,
+    },
     /// The compare-and-set of a void.
+    /// A store that is degraded, whether it answers, before a seq is voided.
+    BeforeVoid,
     Void,
     /// Strict mode: the latest generation.
     Fence,
@@ -158,6 +168,8 @@ pub(super) struct Shared {
     append_retries: Vec<(u64, Vec<Place>)>,
     health: Health,
     bus_health: Health,
+    /// From when on a void may ask whether a degraded store answers.
+    void_read_ms: u64,
     pub(super) looks: Looks,
     next_look: u64,
     pub(super) pace: Pace,
@@ -213,6 +225,7 @@ impl Shared {
             append_retries: Vec::new(),
             health: Health::default(),
             bus_health: Health::default(),
+            void_read_ms: 0,
             looks: Looks::default(),
             next_look: 0,
             pace: Pace::new(config.inits_max),
@@ -325,6 +338,15 @@ impl Shared {
     pub(super) fn stored_before(&mut self) {
         self.stats.duplicates_total += 1;
         self.health.probe_ms = 0;
+    }
+
+    /// Whether a void may ask a store that is degraded whether it answers: once in a while.
+    pub(super) fn may_read_before_void(&mut self, now: Now) -> bool {
+        let may = now.mono_ms() >= self.void_read_ms;
+        if may {
+            self.void_read_ms = now.mono_ms() + PROBE_MS_MAX;
+        }
+        may
     }
 
     /// The bus did not answer.

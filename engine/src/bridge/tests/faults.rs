@@ -304,6 +304,22 @@ fn a_seq_whose_node_died_is_voided_and_delivery_goes_on() {
 }
 
 #[test]
+fn a_void_finds_out_that_a_store_is_well_again_where_no_publish_can() {
+    let mut world = two_nodes();
+    world.kill(0);
+    world.publish_at(1, "b", None);
+    world.mood = Mood::Down;
+    world.pass(5_000);
+    assert!(world.nodes[1].bridge.stats().store_degraded_now);
+    let seals = |world: &World| world.trace.iter().filter(|line| line.starts_with("1 Bus(Void1")).count();
+    assert_eq!(seals(&world), 1, "while the store is down nothing more is voided");
+    world.mood = Mood::Well;
+    world.pass(12_000);
+    assert_eq!(world.delivered_at(1, 0), [(1, "first".into()), (3, "b".into())]);
+    assert!(!world.nodes[1].bridge.stats().store_degraded_now);
+}
+
+#[test]
 fn a_message_behind_a_seq_whose_node_died_arrives_though_its_event_was_lost_and_nobody_writes() {
     let mut world = two_nodes();
     world.kill(0);
