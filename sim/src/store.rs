@@ -191,6 +191,13 @@ impl SimStore {
         rows.filter(|read| !self.is_dead(room, &id(read))).map(|read| read.row.seq).collect()
     }
 
+    /// Where generations later than that one begin, at the lowest.
+    #[must_use]
+    pub fn base_after(&self, room: &str, generation: u64) -> Option<u64> {
+        let bases = self.durable.meta(&RoomId::new(room)).bases;
+        bases.iter().filter(|(later, _)| *later > generation).map(|(_, base)| *base).min()
+    }
+
     /// How many seqs of a room are void, and its generation.
     #[must_use]
     pub fn facts(&self, room: &str) -> (u64, u64) {

@@ -6,6 +6,7 @@ use crate::client::Client;
 use crate::node::Node;
 use crate::oracle::Verdict;
 use crate::store::Mode;
+use roomwire_engine::names::RoomId;
 
 /// With nothing under way a step takes so much longer: only timers are waited for.
 const IDLE_US: u64 = 100_000;
@@ -145,6 +146,12 @@ impl World {
                 // What lies above is of a dead generation, or of a node that died.
                 let last = self.oracle.last_seen(room);
                 rows.retain(|seq| *seq <= last);
+            }
+            if let Some((served, _)) = self.redis.live(&RoomId::new(room)).filter(|_| may_be_cut_off)
+                && let Some(base) = self.store.base_after(room, served)
+            {
+                // Made on the old master by a node that died: nobody is told of it until Redis next loses the room.
+                rows.retain(|seq| *seq < base);
             }
             self.check_acked_stored(room)?;
             for client in &self.clients {
