@@ -397,9 +397,9 @@ impl DataRing {
         into.extend(self.ring.completion().take(most).map(|entry| Completion::decode(&entry)));
     }
 
-    /// Whether there is a completion to take.
-    pub(crate) fn has_completions(&mut self) -> bool {
-        !self.ring.completion().is_empty()
+    /// How many completions there are to take, as far as they fit into the queue.
+    pub(crate) fn completions_waiting(&mut self) -> usize {
+        self.ring.completion().len()
     }
 
     /// Enters since the start.

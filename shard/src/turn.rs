@@ -243,7 +243,7 @@ impl Driver {
     fn has_work(&mut self, gathers: bool) -> bool {
         let effects = &self.engine.effects;
         let unread = !self.held.is_empty() || !self.starved.is_empty();
-        self.ring.has_completions()
+        self.ring.completions_waiting() > 0
             || self.ring.wants_enter(gathers)
             || self.mesh.has_mail()
             || !effects.sends.is_empty()
