@@ -28,6 +28,12 @@ use std::time::Duration;
 
 /// How often a shard on its way to sleep gives freed memory back.
 const REST_EVERY_US: u64 = 1_000_000;
+/// A tick that is so late comes after a stall.
+const STALL_MS: u64 = 1_000;
+
+/// The longest that it then waits for what is unread: a shard under load has always something to read.
+const LISTENING_MS_MAX: u64 = 5_000;
+
 /// The most completions that one turn handles: some hundred microseconds of work, the latency of everything else.
 const COMPLETIONS_PER_TURN_MAX: usize = 512;
 
@@ -68,6 +74,8 @@ pub(crate) struct Driver {
     pub(crate) held: VecDeque<Completion>,
     pub(crate) reads_paused: bool,
     drained: bool,
+    /// A tick is late and waits, but no longer than until then.
+    listening_until_ms: Option<u64>,
     pub(crate) gathering: Gathering,
     pub(crate) late_sends: LateSends,
     /// Gives freed memory back to the system; called on the way to sleep, about once a second.
@@ -103,6 +111,7 @@ impl Driver {
             held: VecDeque::new(),
             reads_paused: false,
             drained: false,
+            listening_until_ms: None,
             gathering: Gathering::new(gather.as_micros().try_into().unwrap_or(u64::MAX)),
             late_sends: LateSends::default(),
             rest,
@@ -123,7 +132,8 @@ impl Driver {
         self.take_completions(now);
         self.take_held(now);
         self.take_inbox(now);
-        if now.mono_ms() >= self.engine.next_tick_ms() {
+        if now.mono_ms() >= self.engine.next_tick_ms() && !self.listens_first(now) {
+            self.listening_until_ms = None;
             self.engine.tick(now);
         }
         self.flush_connections(now);
@@ -178,6 +188,20 @@ impl Driver {
             }
         }
         self.completions = completions;
+    }
+
+    /// Whether a tick that comes late is to wait until what clients have sent meanwhile was read: the shard was deaf, they
+    /// were not silent.
+    fn listens_first(&mut self, now: Now) -> bool {
+        if now.mono_ms() < self.engine.next_tick_ms() + STALL_MS {
+            return false;
+        }
+        let until_ms = *self.listening_until_ms.get_or_insert(now.mono_ms() + LISTENING_MS_MAX);
+        let unread = self.ring.completions_waiting() > 0
+            || self.ring.wants_enter(false)
+            || !self.held.is_empty()
+            || !self.starved.is_empty();
+        unread && now.mono_ms() < until_ms
     }
 
     fn take_inbox(&mut self, now: Now) {

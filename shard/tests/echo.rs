@@ -116,6 +116,31 @@ fn one_buffer_and_a_completion_queue_of_eight_hold_a_thousand_clients() {
 }
 
 #[test]
+fn after_a_stall_what_clients_have_sent_meanwhile_counts_before_their_silence_does() {
+    // More than one turn hears.
+    const CLIENTS: usize = 1500;
+    let node = Node::start(&Setting { heartbeat_ms: 3_000, ..Setting::default() });
+    let mut clients: Vec<Client> =
+        (0..CLIENTS).map(|number| Client::connect(node.address, &format!("u{number}")).unwrap()).collect();
+    for client in &mut clients {
+        client.await_ping().unwrap();
+    }
+    let mut stalls = Client::open(node.address).unwrap();
+    stalls.socket.write_all(upgrade("stall-8000").as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    for client in &mut clients {
+        client.pong().unwrap();
+    }
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send(b"still here").unwrap();
+        let answer = client.receive();
+        assert!(answer.as_ref().is_ok_and(|text| text == b"still here"), "client {number}: {answer:?}");
+    }
+    drop(clients);
+    node.stop();
+}
+
+#[test]
 fn two_buffers_are_shared_with_one_greedy_client() {
     let node = Node::start(&Setting { buffers: 2, buffer_bytes: 1024, ..Setting::default() });
     let mut greedy = Client::connect(node.address, "greedy").unwrap();

@@ -116,12 +116,15 @@ impl Engine {
 
     /// Nothing was heard for a heartbeat: a ping; nothing for another: the peer is gone.
     fn heartbeat(&mut self, id: ConnectionId) {
+        let (tick, heartbeat_ticks) = (self.tick, self.heartbeat_ticks());
         let Some(connection) = self.connection_mut(id) else { return };
         if connection.pinged {
             self.counters.peers_vanished_total += 1;
             return self.drop_now(id);
         }
         connection.pinged = true;
+        // A ping that comes late, after a stall, is given as much time for its answer as any other.
+        connection.heard = connection.heard.max(tick.saturating_sub(heartbeat_ticks));
         let ping = Rc::clone(&self.ping);
         self.send_frame(id, &ping, Kind::Control);
     }

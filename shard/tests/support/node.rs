@@ -26,6 +26,7 @@ pub(crate) struct Setting {
     pub(crate) cq_entries: u32,
     pub(crate) gather: Duration,
     pub(crate) echo: bool,
+    pub(crate) heartbeat_ms: u32,
     pub(crate) limits: Limits,
 }
 
@@ -49,6 +50,7 @@ impl Default for Setting {
             cq_entries: 1024,
             gather,
             echo: true,
+            heartbeat_ms: 30_000,
             limits,
         }
     }
@@ -79,6 +81,10 @@ impl Node {
         for (number, mesh) in (0..).zip(meshes) {
             let verify: Verify = Arc::new(|token, _| {
                 assert!(token != "panic", "a test asked for it");
+                // The shard stands still for as long.
+                if let Some(ms) = token.strip_prefix("stall-") {
+                    std::thread::sleep(Duration::from_millis(ms.parse().expect("milliseconds")));
+                }
                 let user = User { id: UserId::new(token), name: Arc::from(token) };
                 Some(Identity { user, expires_ms: None, grants: None })
             });
@@ -96,7 +102,7 @@ impl Node {
                 gather: setting.gather,
                 engine: EngineConfig {
                     limits: setting.limits.clone(),
-                    heartbeat_ms: 30_000,
+                    heartbeat_ms: setting.heartbeat_ms,
                     presence_grace_ms: 100,
                     node: Arc::from("test"),
                     shards: setting.shards,

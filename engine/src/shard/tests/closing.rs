@@ -31,6 +31,22 @@ fn a_silent_peer_is_pinged_and_then_dropped_and_a_busy_one_never() {
 }
 
 #[test]
+fn who_is_pinged_late_after_a_stall_has_the_whole_time_for_the_answer() {
+    let mut world = World::new(1);
+    let (silent, answers) = (world.connect(0, "ann"), world.connect(0, "bob"));
+    world.wait(10_000);
+    // The shard stands still for more than two heartbeats.
+    world.now.mono_us += 70_000_000;
+    world.wait(1_000);
+    assert_eq!((world.heard(silent), world.heard(answers)), (vec!["ping 0".to_owned()], vec!["ping 0".to_owned()]));
+    world.wait(28_000);
+    assert!(!world.clients[silent].gone && !world.clients[answers].gone);
+    world.feed(answers, &frame(Opcode::Pong, b""));
+    world.wait(2_000);
+    assert!(world.clients[silent].gone && !world.clients[answers].gone);
+}
+
+#[test]
 fn first_pings_are_spread_over_the_last_sixth_of_the_heartbeat() {
     let mut world = World::new(1);
     let clients: Vec<usize> = (0..300).map(|n| world.connect(0, &format!("u{n}"))).collect();
