@@ -256,12 +256,6 @@ impl Engine {
         self.config.reject_by_http = reload.reject_by_http;
     }
 
-    /// Whether [`Engine::accepted`] wants to know the peer's address.
-    #[must_use]
-    pub fn wants_peers(&self) -> bool {
-        self.config.limits.connections_per_address_max != 0 || self.config.proxies.is_some()
-    }
-
     /// A socket was accepted. `None` when the node is full or the address has too many: send [`Engine::refusal`] if it
     /// fits at once, and close. `peer` is `None` where the driver cannot know it.
     ///
