@@ -26,6 +26,10 @@ const EXECUTOR_RING_DEPTH: usize = 16;
 /// The least that glommio registers for file I/O, which we do not do.
 const EXECUTOR_IO_BYTES: usize = 64 * 1024;
 
+/// The shard has its thread to itself. Were this timer to fire before the executor has begun to run the shard, it would never
+/// do so.
+const NEVER_PREEMPTED: Duration = Duration::from_secs(365 * 86_400);
+
 /// What a shard is told at its start.
 pub struct ShardConfig {
     /// Which one.
@@ -122,7 +126,7 @@ fn live(config: ShardConfig, listener: OwnedFd, started: &mpsc::Sender<io::Resul
         match begin(config, listener) {
             Ok(driver) => {
                 let _ = started.send(Ok(()));
-                drive(driver).await
+                drive(driver)
             }
             Err(error) => {
                 let _ = started.send(Err(error));
@@ -139,6 +143,7 @@ fn executor(shard: ShardId, cpu: usize) -> io::Result<LocalExecutor> {
             .name("shard")
             .ring_depth(EXECUTOR_RING_DEPTH)
             .io_memory(EXECUTOR_IO_BYTES)
+            .preempt_timer(NEVER_PREEMPTED)
             .make()
     };
     make(Placement::Fixed(cpu))
@@ -162,15 +167,15 @@ fn begin(config: ShardConfig, listener: OwnedFd) -> io::Result<Driver> {
     Ok(driver)
 }
 
-/// Turns until the engine has drained. Between turns the executor gets the thread when its preemption timer says so,
-/// which is ten times a second: soon enough for what runs in the background, next to nothing for what does not.
-async fn drive(mut driver: Driver) -> io::Result<()> {
+/// Turns until the engine has drained. Never gives the thread back to the executor, on which nothing else runs: with
+/// glommio 0.9 a thread that lost its core for a preemption timer's time just then slept for ever
+/// (docs/decisions/0001-sleep-in-the-data-ring.md).
+fn drive(mut driver: Driver) -> io::Result<()> {
     loop {
         match driver.turn()? {
             Next::Turn => {}
             Next::Sleep { until_us } => driver.sleep(until_us)?,
             Next::End => return Ok(()),
         }
-        glommio::yield_if_needed().await;
     }
 }
