@@ -16,8 +16,7 @@ fn since(seq: u64, epoch: u64) -> HistoryAsk {
 /// The second node has published three messages, and one more after its bus began anew; then the bus went away. The first
 /// node does not know the room.
 fn without_bus() -> World {
-    let mut world = World::with(BridgeConfig { cluster: true, ..config(7) });
-    world.add_node(BridgeConfig { cluster: true, ..config(100) });
+    let mut world = World::pair();
     world.shard_at(1, ToBridge::Subscribe { room: room(), shard: ShardId(0) });
     for content in ["m1", "m2", "m3"] {
         world.publish_at(1, content, None);
@@ -101,8 +100,7 @@ fn a_resume_goes_as_far_as_is_certain_and_one_from_beyond_waits() {
 
 #[test]
 fn what_may_be_undecided_is_not_shown() {
-    let mut world = World::with(BridgeConfig { cluster: true, ..config(7) });
-    world.add_node(BridgeConfig { cluster: true, ..config(100) });
+    let mut world = World::pair();
     world.shard_at(1, ToBridge::Subscribe { room: room(), shard: ShardId(0) });
     let certain = 10;
     for number in 1..=PENDING_MESSAGES_MAX + certain {

@@ -275,8 +275,7 @@ fn appends_that_end_in_another_order_are_delivered_in_seq_order() {
 
 /// Two nodes; the first has been given seq 2 for "a", and its store hangs.
 fn two_nodes() -> World {
-    let mut world = World::with(BridgeConfig { cluster: true, ..config(7) });
-    world.add_node(BridgeConfig { cluster: true, ..config(100) });
+    let mut world = World::pair();
     world.shard_at(1, ToBridge::Subscribe { room: room(), shard: ShardId(0) });
     world.subscribe(0);
     world.publish("first", None);
@@ -550,8 +549,7 @@ fn what_was_held_of_a_dead_generation_is_not_delivered() {
 
 #[test]
 fn a_client_that_is_further_than_its_new_node_waits_for_it_to_catch_up() {
-    let mut world = World::with(BridgeConfig { cluster: true, ..config(7) });
-    world.add_node(BridgeConfig { cluster: true, ..config(100) });
+    let mut world = World::pair();
     world.subscribe(0);
     world.publish("first", None);
     // The second node has not heard of 2 and 3 when their reader comes.
@@ -601,8 +599,7 @@ fn a_void_on_its_way_when_the_bus_was_lost_takes_nothing_back_that_was_read() {
 
 #[test]
 fn after_the_loss_of_the_bus_a_generation_is_made_only_if_the_store_has_more_than_was_delivered() {
-    let mut world = World::with(BridgeConfig { cluster: true, ..config(7) });
-    world.add_node(BridgeConfig { cluster: true, ..config(100) });
+    let mut world = World::pair();
     world.subscribe(0);
     world.publish("first", None);
     world.lose_bus();

@@ -364,8 +364,7 @@ fn memory_holds_no_more_than_it_may() {
 
 #[test]
 fn a_page_says_the_epoch_of_its_place_and_not_of_what_is_still_to_come() {
-    let mut world = World::with(BridgeConfig { cluster: true, ..config(7) });
-    world.add_node(BridgeConfig { cluster: true, ..config(100) });
+    let mut world = World::pair();
     world.subscribe(0);
     world.publish("first", None);
     world.is_deaf = true;

@@ -114,8 +114,7 @@ fn a_message_to_a_user_goes_to_the_users_home() {
 
 #[test]
 fn a_home_that_subscribes_to_its_users_room_is_told_from_where_on_it_hears_all() {
-    let mut world = World::with(BridgeConfig { cluster: true, ..config(7) });
-    world.add_node(BridgeConfig { cluster: true, ..config(100) });
+    let mut world = World::pair();
     let room = RoomId::new("user:bob");
     let at_home = home("bob", SHARDS);
     for _ in 0..2 {

@@ -103,6 +103,13 @@ impl World {
         World::with(config(7))
     }
 
+    /// Two nodes of a cluster.
+    pub(super) fn pair() -> World {
+        let mut world = World::with(BridgeConfig { cluster: true, ..config(7) });
+        world.add_node(BridgeConfig { cluster: true, ..config(100) });
+        world
+    }
+
     pub(super) fn with(config: BridgeConfig) -> World {
         let mut world = World {
             now: Now { mono_us: 1_000_000, unix_ms: 1_700_000_000_000 },
