@@ -286,7 +286,9 @@ impl Room {
 
     fn hold(&mut self, seq: u64, held: Held) {
         let receiver = &mut self.receiver;
-        let is_dead = held.generation < receiver.generation && seq >= receiver.base;
+        // Of generations before the last one only the store tells where they were cut off.
+        let is_last = held.generation + 1 == receiver.generation;
+        let is_dead = held.generation < receiver.generation && (seq >= receiver.base || !is_last);
         let is_old = seq < receiver.next;
         // The seq that is due always fits; any other that does not is read from the store in its turn.
         let fits = receiver.hold.len() < PENDING_MESSAGES_MAX as usize || seq == receiver.next;

@@ -156,3 +156,30 @@ fn a_node_whose_bus_is_the_old_one_shows_no_mixture_and_leaves_it() {
     world.publish("m4", Some("d"));
     assert_eq!(world.delivered(0)[4..], [(3, "m4".to_owned())]);
 }
+
+#[test]
+fn an_event_from_before_a_generation_that_went_by_unheard_is_not_taken_for_what_stands_there() {
+    let mut world = World::pair();
+    world.subscribe(0);
+    world.publish("first", None);
+    world.is_deaf = true;
+    for content in ["second", "third"] {
+        world.lose_bus();
+        world.publish_at(1, content, None);
+    }
+    assert_eq!(world.store.meta(&room()).bases, [(1, 1), (2, 2), (3, 3)]);
+    world.mood = Mood::Hangs;
+    world.event(BridgeEvent::BusEvent(BusEvent::Control { room: room(), generation: 3, base: 3, void: None }));
+    // The first generation's master went on for a while: the second one cut this off.
+    let id = MessagePlace { epoch: 1, seq: 2 }.encode(&room());
+    let payload = Bytes::from(format!(
+        r#"{{"type":"chat_message","messageId":"{id}","roomId":"lobby","userId":"ann","username":"ANN","content":"cut off","timestamp":1,"seq":2,"epoch":1}}"#
+    ));
+    let (generation, seq, base, stable) = (1, 2, 1, 2);
+    let old = BusEvent::Message { room: room(), generation, seq, base, stable, payload, received_us: 0 };
+    world.event(BridgeEvent::BusEvent(old));
+    world.heal(false);
+    world.pass(12_000);
+    let all: Vec<(u64, String)> = vec![(1, "first".into()), (2, "second".into()), (3, "third".into())];
+    assert_eq!(world.delivered(0), all);
+}
