@@ -147,10 +147,7 @@ impl World {
                 let last = self.oracle.last_seen(room);
                 rows.retain(|seq| *seq <= last);
             }
-            if let Some((served, _)) = self.redis.live(&RoomId::new(room)).filter(|_| may_be_cut_off)
-                && let Some(base) = self.store.base_after(room, served)
-            {
-                // Made on the old master by a node that died: nobody is told of it until Redis next loses the room.
+            if let Some(base) = self.unknown_from(room) {
                 rows.retain(|seq| *seq < base);
             }
             self.check_acked_stored(room)?;
@@ -172,6 +169,13 @@ impl World {
         self.check_own_rooms()
     }
 
+    /// Where a generation begins that was made on the old master of a split by a node that died: nobody is told of it until
+    /// Redis next loses the room.
+    fn unknown_from(&self, room: &str) -> Option<u64> {
+        let (served, _) = self.redis.live(&RoomId::new(room)).filter(|_| self.oracle.may_be_cut_off)?;
+        self.store.base_after(room, served)
+    }
+
     fn check_acked_stored(&mut self, room: &str) -> Verdict {
         let rows = self.store.rows(room, 0, u64::MAX);
         for (seq, message_id) in self.oracle.acked_in(room) {
@@ -191,8 +195,8 @@ impl World {
             self.check_acked_stored(&room)?;
             let client = &self.clients[which];
             let last = self.oracle.acked_in(&room).max();
-            if last.is_some_and(|(_, id)| self.store.is_dead(&room, id)) {
-                continue; // the last word was cut off
+            if last.is_some_and(|(_, id)| self.store.is_dead(&room, id)) || self.unknown_from(&room).is_some() {
+                continue; // the last word was cut off, or is of a generation that nobody knows of
             }
             let last = last.map(|(seq, _)| seq);
             if self.goodbye_ms.is_some_and(|goodbye| client.connected_ms < goodbye) && client.own_last < last {
