@@ -383,7 +383,7 @@ impl Default for BridgeSection {
             publish_ms_max: 5_000,
             page_bytes_max: 64 * 1024,
             recent_bytes_max: 32 * 1024,
-            gather_us: 8_000,
+            gather_us: 2_000,
         }
     }
 }
