@@ -4,15 +4,31 @@ import { check, readHistories, settle } from '../ledger/check.js';
 import { LedgerClient } from '../ledger/client.js';
 import { Ledger } from '../ledger/ledger.js';
 import { randomFrom } from '../ledger/random.js';
+import { Knocker } from '../knock.js';
 import { clientPort, token } from './lab.js';
 import { fail } from './steps.js';
 
 export const CLIENTS = 12;
 const ROOMS = 4, GAP_MS = 600;
 
+/** Has others knock while `act(knocker)` runs: how many were refused, and what became of all. */
+export async function knocked(secret, workers, act) {
+  const knocker = new Knocker((user) => `ws://127.0.0.1:${clientPort()}/ws?token=${token(secret, user)}`, workers);
+  try { await act(knocker); } finally { await knocker.end(); }
+  const { greeted, nodes, slowestMs, refused, refusals } = knocker;
+  return { refusals, said: `${greeted} greeted (${JSON.stringify(nodes)}), slowest ${Math.round(slowestMs)} ms, refused ${JSON.stringify(refused)}` };
+}
+
+/** The same; nobody may be refused. */
+export async function quietly(secret, workers, act) {
+  const { refusals, said } = await knocked(secret, workers, act);
+  return refusals ? fail(said) : said;
+}
+
 export class Chat {
   #ledger = new Ledger();
-  #rooms = Array.from({ length: ROOMS }, (_, n) => `lab-${n}`);
+  // Rooms of its own, where an earlier run has left messages.
+  #rooms = Array.from({ length: ROOMS }, (_, n) => `lab-${Date.now()}-${n}`);
   #clients = [];
   #publishers = [];
   #url;
@@ -27,6 +43,18 @@ export class Chat {
     if (await until(() => this.#clients.every((client) => !client.waitsFor()), 60_000) === null) fail(this.#waitsFor());
     this.#publishers = this.#clients.map((client) => client.publishUntilTold({ gapMs: GAP_MS, cuts: 0 }));
     await this.recovered();
+  }
+
+  /** The nodes that the clients are on, or were last, and how many on each. */
+  nodes() {
+    const nodes = {};
+    for (const { node } of this.#clients) nodes[node] = (nodes[node] ?? 0) + 1;
+    return nodes;
+  }
+
+  /** Waits until clients are on these nodes, and on no other. */
+  async areOn(names, msMax = 60_000) {
+    if (await until(() => Object.keys(this.nodes()).sort().join() === names.join(), msMax) === null) fail(`clients are on ${JSON.stringify(this.nodes())}`);
   }
 
   #waitsFor() { return this.#clients.map((client) => client.waitsFor()).find(Boolean); }

@@ -22,11 +22,11 @@ export function run(command, args, msMax = COMMAND_MS_MAX) {
 }
 
 /** Runs a shell command as root in the machine. */
-export const inside = (command, msMax) => run('scripts/vm', ['ssh', '1', command], msMax);
+export const inside = (command, msMax, node = 1) => run('scripts/vm', ['ssh', String(node), command], msMax);
 
 /** The same; it has to succeed. */
-export async function must(command, msMax) {
-  const { status, out } = await inside(command, msMax);
+export async function must(command, msMax, node = 1) {
+  const { status, out } = await inside(command, msMax, node);
   if (status !== 0) throw new Error(`${command}: status ${status}\n${out}`);
   return out;
 }
@@ -39,13 +39,37 @@ export async function patiently(command, msMax = 60_000) {
   }
 }
 
-export async function put(...files) {
-  const { status, out } = await run('scripts/vm', ['put', '1', ...files]);
+export const put = (...files) => putOn(1, ...files);
+
+export async function putOn(node, ...files) {
+  const { status, out } = await run('scripts/vm', ['put', String(node), ...files]);
   if (status !== 0) throw new Error(`put: ${out}`);
 }
 
 /** The port of this machine that leads to 8080 of the lab's. */
-export const clientPort = () => Number(readFileSync(path.join(LAB, 'n1', 'port'), 'utf8')) + 1;
+export const clientPort = () => forwarded(1) + 1;
+
+/** The port of this machine that leads to 9090 of machine `node`. */
+export const httpPort = (node) => forwarded(node) + 2;
+
+const forwarded = (node) => Number(readFileSync(path.join(LAB, `n${node}`, 'port'), 'utf8'));
+
+/** The blocks of code below a heading of docs/operations.md. What an operator is told there is what the lab runs. */
+export function operations(heading) {
+  const [, section] = readFileSync(path.join(ROOT, 'docs', 'operations.md'), 'utf8').split(`\n${heading}\n`);
+  if (!section) throw new Error(`docs/operations.md has no "${heading}"`);
+  return [...section.split(/\n#{2,3} /)[0].matchAll(/```\w+\n([\s\S]*?)```/g)].map(([, code]) => code);
+}
+
+/** What systemd and the nodes said last, for a step that failed. */
+export const lastWords = async (node = 1) => (await inside("systemctl list-units --all --no-legend --no-pager 'roomwire*'; journalctl -u 'roomwire*' -o short-precise --no-pager -n 25; uptime", undefined, node)).out;
+
+/** Settings as docs/operations.md has them, with the Redis and the Cassandra of this machine as the lab's machines reach them. */
+export function outside(settings, { redis, cassandra }) {
+  const said = settings.replace('redis://redis:6379', `redis://10.0.2.2:${redis}`).replace('["cass1", "cass2", "cass3"]', `["10.0.2.2:${cassandra}"]`);
+  if (said.split('10.0.2.2').length !== 3) throw new Error(`docs/operations.md names Redis and Cassandra otherwise:\n${settings}`);
+  return said;
+}
 
 /** A token for a user, as an application of the operator's would sign it. It outlives a jump of the lab's clock. */
 export function token(secret, user) {

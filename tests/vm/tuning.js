@@ -2,12 +2,11 @@
 // rollback, also after an apply that was killed half way, persist with a read-only /etc and over a restart of the machine. Values are compared byte by byte.
 //
 //   node vm/tuning.js --deb DEB --report DIR
-import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { sleep } from '../server.js';
 import { inside, must, put } from './lab.js';
-import { fail, runSteps } from './steps.js';
+import { fail, keepReport, runSteps } from './steps.js';
 
 const { values } = parseArgs({ options: { deb: { type: 'string' }, report: { type: 'string' } } });
 const CONNECTIONS = 1_500_000;
@@ -109,10 +108,5 @@ const STEPS = {
 };
 
 const report = await runSteps('tuning', STEPS);
-if (!process.env.ROOMWIRE_VM_STEPS) {
-  mkdirSync(values.report, { recursive: true });
-  writeFileSync(path.join(values.report, 'tuning.json'), `${JSON.stringify({ command: 'scripts/vm tuning', report }, null, 1)}\n`);
-  const rows = report.map((entry) => `| ${entry.ok ? '' : 'FAILED '}${entry.name} | ${entry.saw.replace(/\n/g, ' ').replace(/\|/g, '/')} |`);
-  writeFileSync(path.join(values.report, 'tuning.md'), `# Kernel tuning in the lab\n\nMade by \`scripts/vm tuning\`.\n\n| step | what was seen |\n|---|---|\n${rows.join('\n')}\n`);
-}
+keepReport(values.report, 'tuning', 'Kernel tuning in the lab', report);
 process.exit(report.some((entry) => !entry.ok) ? 1 : 0);
