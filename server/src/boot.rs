@@ -6,14 +6,15 @@
 mod reload;
 mod secret;
 
-use crate::auth::{Authenticator, Current, Mint};
+use crate::auth::jwks::Start;
+use crate::auth::{Authenticator, Current, Jwks, Mint};
 use crate::bridge::{self, BridgeHandle, BridgeSetup, StartError};
 use crate::bus::BusConfig;
 use crate::bus::redis::{NodeCard, RedisConfig};
 use crate::cli::Failure;
-use crate::config::Settings;
 use crate::config::settings::{descriptor_limit, table_places};
 use crate::config::types::{Fsync, Reject, StoreKind};
+use crate::config::{Secret, Settings};
 use crate::http::{Dev, HttpConfig, HttpPolicy};
 use crate::logs::Filter;
 use crate::memory;
@@ -71,11 +72,12 @@ pub fn serve(settings: &Settings, echo: bool, (again, filter): (ReadAgain, Filte
         refuse_taken_port(settings.listen)?;
     }
     let secret = secret::of(settings)?;
-    let auth = &settings.config.auth;
-    let authenticator = Current::new(Authenticator::new(&secret, auth, settings.config.limits.token_bytes_max));
-    let http = Arc::new(ArcSwap::from_pointee(http_policy(settings)));
+    let jwks = settings.jwks.clone().map(|source| Jwks::start(source, Start::Anyway)).transpose();
+    let jwks = jwks.map_err(Failure::config)?;
+    let authenticator = Current::new(authenticator(settings, secret.as_ref(), jwks.as_ref()));
+    let http = Arc::new(ArcSwap::from_pointee(http_policy(settings, jwks.as_ref())));
     let (bridge, mut shards) = start(settings, &authenticator, &http, echo)?;
-    let mut live = Live::new((again, filter), settings.clone(), authenticator, http);
+    let mut live = Live::new((again, filter), settings.clone(), (authenticator, jwks), http);
     let mut manager = Manager::of_environment();
     manager.ready(settings.shards);
     wait(&signals, bridge, &mut shards, &mut live, &mut manager)
@@ -292,12 +294,18 @@ fn rejects_by_http(settings: &Settings) -> bool {
     settings.config.auth.reject == Reject::Http
 }
 
-fn http_policy(settings: &Settings) -> HttpPolicy {
+fn authenticator(settings: &Settings, secret: Option<&Secret>, jwks: Option<&Arc<Jwks>>) -> Authenticator {
+    let config = &settings.config;
+    Authenticator::new(secret, jwks.cloned(), &config.auth, config.limits.token_bytes_max)
+}
+
+fn http_policy(settings: &Settings, jwks: Option<&Arc<Jwks>>) -> HttpPolicy {
     let http = &settings.config.http;
     HttpPolicy {
         key: http.key.as_ref().map(|key| Arc::from(key.expose())),
         ready_requires_backends: http.ready_requires_backends,
         content_bytes_max: settings.config.limits.content_bytes_max,
+        jwks: jwks.cloned(),
     }
 }
 

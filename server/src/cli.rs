@@ -227,9 +227,15 @@ fn token(config: ConfigArgs, args: TokenArgs) -> Result<(), Failure> {
     let settings = settings(config, args.dev.dev).map_err(|problems| Failure::usage(problems.to_string()))?;
     let secret = match settings.secret() {
         Some(secret) => secret.clone(),
-        None => dev_secret(&settings)?,
+        None if settings.dev => dev_secret(&settings)?,
+        None => {
+            return Err(Failure::usage(
+                "no `auth.secret` to sign with: tokens of `auth.jwks` are made by their issuer",
+            ));
+        }
     };
-    let authenticator = Authenticator::new(&secret, &settings.config.auth, settings.config.limits.token_bytes_max);
+    let limit = settings.config.limits.token_bytes_max;
+    let authenticator = Authenticator::new(Some(&secret), None, &settings.config.auth, limit);
     let mint = Mint { user: args.user, name: args.name, ttl_secs: args.ttl, rooms: args.rooms };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let token = authenticator

@@ -2,8 +2,8 @@
 //!
 //! Called by the command line. It changes nothing, apart from a file in the data directory that it writes to measure
 //! fsync and removes again. What it looks at: [`machine`] (kernel, limits, ports, memory, clock), [`tuning`] (the kernel's
-//! settings, by the table of `roomwire-tuning`), [`disk`] (the data directory, where the store is embedded), [`backends`] (Redis and
-//! Cassandra, where the configuration names them).
+//! settings, by the table of `roomwire-tuning`), [`disk`] (the data directory, where the store is embedded), [`backends`] (Redis,
+//! Cassandra and the key set, where the configuration names them).
 
 mod backends;
 mod disk;

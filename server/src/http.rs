@@ -15,6 +15,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
+use crate::auth::Jwks;
 use crate::bridge::{Ask, NodeFigures};
 use answer::Problem;
 use arc_swap::{ArcSwap, Guard};
@@ -45,6 +46,8 @@ pub struct HttpPolicy {
     pub ready_requires_backends: bool,
     /// The most bytes of a message's content; 0 means no limit.
     pub content_bytes_max: u32,
+    /// The key set in use, for health and metrics.
+    pub jwks: Option<Arc<Jwks>>,
 }
 
 /// What the HTTP API is told at its start.

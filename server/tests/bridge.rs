@@ -58,6 +58,7 @@ fn try_start_on(store: StoreConfig, boot: u64) -> Result<BridgeHandle, StartErro
                 key: Some(Arc::from(KEY)),
                 ready_requires_backends: false,
                 content_bytes_max: 1_000,
+                jwks: None,
             })),
             node: Arc::from("n1"),
             version: "0",

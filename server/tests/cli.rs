@@ -143,6 +143,34 @@ fn doctor_finds_a_cluster_that_is_not_there_within_seconds() {
     assert!(findings.iter().all(|finding| finding["name"] != "fsync"), "nothing is kept on this disk");
 }
 
+#[path = "support/issuer.rs"]
+mod issuer;
+
+#[test]
+fn a_key_set_that_cannot_be_read_is_named() {
+    let dir = TempDir::new("jwks");
+    let key = issuer::IssuerKey::make("k1", jsonwebtoken::Algorithm::EdDSA);
+    let file = dir.file("jwks.json", &issuer::key_set([&key]));
+    let jwks = "auth.jwks=jwks.json";
+    let (status, _, stderr) = ended(&mut dir.roomwire(&["check-config", "--set", jwks]));
+    assert_eq!((status, stderr.as_str()), (0, ""), "a key set is enough");
+    let (_, findings) = doctor(&dir, &[jwks]);
+    let found = &of(&findings, "key set")["found"];
+    assert!(found.as_str().is_some_and(|found| found.starts_with("1 keys from jwks.json")), "{found}");
+    let (status, findings) = doctor(&dir, &["auth.jwks=http://127.0.0.1:1/jwks"]);
+    assert_eq!((status, &of(&findings, "key set")["verdict"]), (78, &serde_json::json!("fails")));
+    let (status, _, stderr) = ended(&mut dir.roomwire(&["token", "--user", "a", "--set", jwks]));
+    assert!(status == 2 && stderr.contains("made by their issuer"), "{stderr}");
+    std::fs::write(&file, "{}").expect("writable");
+    for (command, expected) in [("check-config", 2), ("serve", 78), ("doctor", 78)] {
+        let (status, _, stderr) = ended(&mut dir.roomwire(&[command, "--set", jwks]));
+        let line = "`auth.jwks`: jwks.json: not a JSON Web Key Set";
+        assert!(status == expected && stderr.contains(line) && stderr.lines().count() == 1, "{command}: {stderr}");
+    }
+    let (status, _, stderr) = ended(&mut dir.roomwire(&["check-config", "--set", "auth.jwks=http://issuer.example/"]));
+    assert!(status == 2 && stderr.contains("must begin with https://"), "{stderr}");
+}
+
 #[test]
 fn serve_without_a_secret_says_how_to_make_one() {
     let dir = TempDir::new("secretless");
@@ -232,7 +260,8 @@ fn a_token_is_minted_for_the_configured_secret() {
     let (status, token, stderr) = ended(dir.roomwire(&args).env("JWT_SECRET", SECRET));
     assert_eq!((status, stderr.as_str()), (0, ""));
     let authenticator = roomwire::auth::Authenticator::new(
-        &roomwire::config::Secret::new(SECRET.to_owned()),
+        Some(&roomwire::config::Secret::new(SECRET.to_owned())),
+        None,
         &roomwire::config::types::Auth::default(),
         8192,
     );

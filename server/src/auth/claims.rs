@@ -11,6 +11,8 @@ const DATE_SECS_MAX: f64 = 253_402_300_799.0;
 pub struct JoseHeader {
     /// The algorithm that the token claims; compared, never obeyed.
     pub alg: String,
+    /// The name of the key that signed it; only looked up.
+    pub kid: Option<String>,
     /// Extensions that must be understood: we understand none.
     #[serde(default, deserialize_with = "present")]
     pub crit: bool,

@@ -1,6 +1,8 @@
 //! Checks tokens, and makes them for the `token` command and the demo page.
 
 use super::claims::{Claims, JoseHeader, RoomClaim};
+use super::jwks::Jwks;
+use super::keys;
 use crate::config::Secret;
 use crate::config::types::Auth;
 use arc_swap::ArcSwap;
@@ -15,6 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The fewest bytes of a secret: HMAC-SHA256 is as strong as its key, up to 32 bytes (RFC 7518 section 3.2).
 pub const SECRET_BYTES_MIN: usize = 32;
+
+/// The algorithm of the secrets, as tokens name it.
+const HMAC: &str = "HS256";
 
 /// The longest user id: `user:{id}` is a room id of at most 128 bytes.
 pub const USER_ID_BYTES_MAX: usize = 123;
@@ -34,14 +39,18 @@ pub enum Rejected {
     Malformed,
     #[error("the header is not a JSON object with an algorithm")]
     Header,
-    #[error("the algorithm is not HS256, the secret's")]
+    #[error("no key has the token's algorithm and kid, or that algorithm is none that counts")]
     Algorithm,
+    #[error("no key of auth.jwks has the token's kid")]
+    UnknownKey,
     #[error(
         "the header asks for something that is not supported (crit, b64, enc, zip) or brings its own key (jwk, jku, x5u, x5c)"
     )]
     HeaderParameter,
-    #[error("the signature does not match auth.secret")]
+    #[error("the signature does not match the key")]
     Signature,
+    #[error("there is no auth.secret to sign it with")]
+    NoSecret,
     #[error("a claim has the wrong type, or stands twice")]
     Claims,
     #[error("no exp claim (auth.require_exp = false allows that)")]
@@ -66,18 +75,25 @@ pub enum Rejected {
     Rooms,
 }
 
-/// Checks tokens against one secret, or two. The algorithm belongs to the key: whatever a token says, it is HS256.
+/// Checks tokens against one secret, or two, and against a key set. The algorithm belongs to the key, whatever a token says:
+/// HS256 to the secrets, and to each key of the set its own.
 pub struct Authenticator {
-    decoding: DecodingKey,
-    second: Option<DecodingKey>,
-    encoding: EncodingKey,
-    validation: Validation,
+    secrets: Option<Secrets>,
+    jwks: Option<Arc<Jwks>>,
     require_exp: bool,
     issuer: Option<String>,
     audience: Option<String>,
     leeway_ms: u64,
     token_bytes_max: usize,
     log: RejectionLog,
+}
+
+/// What HS256 tokens are checked with, and signed.
+struct Secrets {
+    decoding: DecodingKey,
+    second: Option<DecodingKey>,
+    encoding: EncodingKey,
+    validation: Validation,
 }
 
 impl fmt::Debug for Authenticator {
@@ -139,21 +155,19 @@ pub struct Mint {
 }
 
 impl Authenticator {
-    /// An authenticator for `secret`, which the configuration's checks found long enough.
+    /// An authenticator for `secret`, which the configuration's checks found long enough, and for the keys of `jwks`.
     #[must_use]
-    pub fn new(secret: &Secret, auth: &Auth, token_bytes_max: u32) -> Authenticator {
-        let secret = secret.expose().as_bytes();
-        let mut validation = Validation::new(Algorithm::HS256);
-        // Times and names are checked below, against the caller's clock and with reasons; here only the signature is.
-        validation.required_spec_claims.clear();
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        validation.validate_aud = false;
+    pub fn new(secret: Option<&Secret>, jwks: Option<Arc<Jwks>>, auth: &Auth, token_bytes_max: u32) -> Authenticator {
+        let decoding = |secret: &Secret| DecodingKey::from_secret(secret.expose().as_bytes());
+        let secrets = secret.map(|secret| Secrets {
+            decoding: decoding(secret),
+            second: auth.second_secret.as_ref().map(decoding),
+            encoding: EncodingKey::from_secret(secret.expose().as_bytes()),
+            validation: validation_of(Algorithm::HS256),
+        });
         Authenticator {
-            decoding: DecodingKey::from_secret(secret),
-            second: auth.second_secret.as_ref().map(|secret| DecodingKey::from_secret(secret.expose().as_bytes())),
-            encoding: EncodingKey::from_secret(secret),
-            validation,
+            secrets,
+            jwks,
             require_exp: auth.require_exp,
             issuer: auth.issuer.clone(),
             audience: auth.audience.clone(),
@@ -174,11 +188,11 @@ impl Authenticator {
         if token.len() > self.token_bytes_max {
             return Err(Rejected::TooLong);
         }
-        check_header(token)?;
-        let claims = match (self.claims(token, &self.decoding), &self.second) {
-            (Err(Rejected::Signature), Some(second)) => self.claims(token, second),
-            (claims, _) => claims,
-        }?;
+        let header = checked_header(token)?;
+        let claims = match &self.secrets {
+            Some(secrets) if header.alg == HMAC => secrets.claims(token)?,
+            _ => self.claims_by_jwks(token, &header)?,
+        };
         let expires_ms = self.check_times(&claims, unix_ms)?;
         self.check_parties(&claims)?;
         let user = user_of(claims.id, claims.sub, claims.username, claims.name)?;
@@ -186,9 +200,23 @@ impl Authenticator {
         Ok(Identity { user, expires_ms, grants })
     }
 
-    fn claims(&self, token: &str, key: &DecodingKey) -> Result<Claims, Rejected> {
-        let decoded = jsonwebtoken::decode::<Claims>(token, key, &self.validation);
-        decoded.map(|token| token.claims).map_err(|error| rejected_by_decode(error.kind()))
+    /// By the keys of the set that have the header's algorithm and `kid`. A `kid` that no key has may belong to a new one.
+    fn claims_by_jwks(&self, token: &str, header: &JoseHeader) -> Result<Claims, Rejected> {
+        let jwks = self.jwks.as_ref().filter(|_| keys::is_asymmetric(&header.alg)).ok_or(Rejected::Algorithm)?;
+        let keys = jwks.keys();
+        let kid = header.kid.as_deref();
+        if kid.is_some_and(|kid| !keys.knows(kid)) {
+            jwks.ask();
+            return Err(Rejected::UnknownKey);
+        }
+        let mut outcome = Err(Rejected::Algorithm);
+        for key in keys.candidates(&header.alg, kid) {
+            outcome = claims_by(token, &key.decoding, &key.validation);
+            if !matches!(outcome, Err(Rejected::Signature)) {
+                break;
+            }
+        }
+        outcome
     }
 
     fn check_times(&self, claims: &Claims, unix_ms: u64) -> Result<Option<u64>, Rejected> {
@@ -222,8 +250,9 @@ impl Authenticator {
     /// Makes a token, signed with the secret, with the configured issuer and audience.
     ///
     /// # Errors
-    /// Where [`Authenticator::check`] would refuse it.
+    /// Where [`Authenticator::check`] would refuse it, and where there is no secret.
     pub fn mint(&self, mint: &Mint, unix_ms: u64) -> Result<String, Rejected> {
+        let secrets = self.secrets.as_ref().ok_or(Rejected::NoSecret)?;
         let mut claims = serde_json::Map::new();
         claims.insert("id".to_owned(), mint.user.as_str().into());
         claims.insert("username".to_owned(), mint.name.as_deref().unwrap_or(&mint.user).into());
@@ -245,29 +274,51 @@ impl Authenticator {
             });
             claims.insert("rooms".to_owned(), rooms.collect());
         }
-        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.encoding)
+        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &secrets.encoding)
             .map_err(|_| Rejected::Claims)?;
         self.check(&token, unix_ms)?;
         Ok(token)
     }
 }
 
-/// Looks at the header before any crypto: exactly three parts, HS256, nothing that we would have to understand.
-fn check_header(token: &str) -> Result<(), Rejected> {
+impl Secrets {
+    fn claims(&self, token: &str) -> Result<Claims, Rejected> {
+        match (claims_by(token, &self.decoding, &self.validation), &self.second) {
+            (Err(Rejected::Signature), Some(second)) => claims_by(token, second, &self.validation),
+            (claims, _) => claims,
+        }
+    }
+}
+
+/// That a token is signed by a key of this algorithm, and nothing else: times and names are checked by the authenticator,
+/// against the caller's clock and with reasons.
+pub(super) fn validation_of(algorithm: Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    validation
+}
+
+fn claims_by(token: &str, key: &DecodingKey, validation: &Validation) -> Result<Claims, Rejected> {
+    let decoded = jsonwebtoken::decode::<Claims>(token, key, validation);
+    decoded.map(|token| token.claims).map_err(|error| rejected_by_decode(error.kind()))
+}
+
+/// Looks at the header before any crypto: exactly three parts, and nothing that we would have to understand.
+fn checked_header(token: &str) -> Result<JoseHeader, Rejected> {
     let mut parts = token.split('.');
     let (Some(header), Some(_), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
         return Err(Rejected::Malformed);
     };
     let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| Rejected::Malformed)?;
     let header: JoseHeader = serde_json::from_slice(&header).map_err(|_| Rejected::Header)?;
-    if header.alg != "HS256" {
-        return Err(Rejected::Algorithm);
-    }
-    let JoseHeader { alg: _, crit, jwk, jku, x5u, x5c, b64, enc, zip } = header;
+    let JoseHeader { alg: _, kid: _, crit, jwk, jku, x5u, x5c, b64, enc, zip } = header;
     if crit || jwk || jku || x5u || x5c || b64 || enc || zip {
         return Err(Rejected::HeaderParameter);
     }
-    Ok(())
+    Ok(header)
 }
 
 fn rejected_by_decode(kind: &jsonwebtoken::errors::ErrorKind) -> Rejected {

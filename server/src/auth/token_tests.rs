@@ -11,7 +11,7 @@ const NOW: u64 = NOW_MS / 1000;
 fn authenticator_with(change: impl FnOnce(&mut Auth)) -> Authenticator {
     let mut auth = Auth::default();
     change(&mut auth);
-    Authenticator::new(&Secret::new(SECRET.to_owned()), &auth, 8192)
+    Authenticator::new(Some(&Secret::new(SECRET.to_owned())), None, &auth, 8192)
 }
 
 fn authenticator() -> Authenticator {
@@ -180,10 +180,10 @@ fn while_the_secret_is_changed_two_count_and_then_the_new_one_alone() {
     let count = || [&old_token, &new_token, &stranger].map(|token| verify(token, NOW_MS).is_some());
     assert_eq!(count(), [true, false, false]);
     let both = Auth { second_secret: Some(Secret::new(SECRET.to_owned())), ..Auth::default() };
-    current.replace(Authenticator::new(&new, &both, 8192));
+    current.replace(Authenticator::new(Some(&new), None, &both, 8192));
     assert_eq!(count(), [true, true, false]);
     assert!(verify(&old_token, NOW_MS + 120_000).is_none(), "but it expires as ever");
-    current.replace(Authenticator::new(&new, &Auth::default(), 8192));
+    current.replace(Authenticator::new(Some(&new), None, &Auth::default(), 8192));
     assert_eq!(count(), [false, true, false]);
 }
 

@@ -4,8 +4,8 @@
 //! goes on as it was. Keys that only a start can change keep their values, and are named. It never logs a value, since
 //! that may be a secret, and it never closes a connection.
 
-use super::{http_policy, secret};
-use crate::auth::{Authenticator, Current};
+use super::{authenticator, http_policy, secret};
+use crate::auth::{Current, Jwks};
 use crate::bridge::{BridgeHandle, ReloadFigures};
 use crate::config::{Host, Layers, Problems, Settings, keys};
 use crate::http::HttpPolicy;
@@ -24,6 +24,7 @@ pub(super) struct Live {
     filter: Filter,
     settings: Settings,
     authenticator: Arc<Current>,
+    jwks: Option<Arc<Jwks>>,
     http: Arc<ArcSwap<HttpPolicy>>,
     figures: ReloadFigures,
 }
@@ -39,10 +40,10 @@ impl Live {
     pub(super) fn new(
         (read, filter): (ReadAgain, Filter),
         settings: Settings,
-        authenticator: Arc<Current>,
+        (authenticator, jwks): (Arc<Current>, Option<Arc<Jwks>>),
         http: Arc<ArcSwap<HttpPolicy>>,
     ) -> Live {
-        Live { read, filter, settings, authenticator, http, figures: ReloadFigures::default() }
+        Live { read, filter, settings, authenticator, jwks, http, figures: ReloadFigures::default() }
     }
 
     /// `drain.secs` as it is now.
@@ -81,11 +82,13 @@ impl Live {
     fn take_over(&mut self, bridge: &BridgeHandle) -> Result<(), Problems> {
         let (settings, changes) = merged(&self.settings, (self.read)()?)?;
         let secret = secret::of(&settings).map_err(|failure| Problems(vec![failure.message]))?;
+        let jwks = Jwks::again(self.jwks.as_ref(), settings.jwks.clone()).map_err(|problem| Problems(vec![problem]))?;
         self.filter.set(&settings.config.log.level).map_err(|problem| Problems(vec![problem]))?;
         // Nothing below can fail.
         let config = &settings.config;
-        self.authenticator.replace(Authenticator::new(&secret, &config.auth, config.limits.token_bytes_max));
-        self.http.store(Arc::new(http_policy(&settings)));
+        self.authenticator.replace(authenticator(&settings, secret.as_ref(), jwks.as_ref()));
+        self.http.store(Arc::new(http_policy(&settings, jwks.as_ref())));
+        self.jwks = jwks;
         bridge.reload(Reload {
             limits: config.limits.to_engine(),
             allowed_origins: config.allowed_origins.0.clone().into(),

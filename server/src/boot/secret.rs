@@ -17,17 +17,19 @@ pub fn dev_secret_path(settings: &Settings) -> PathBuf {
     settings.data_dir.join("dev-secret")
 }
 
-/// The configured secret; with `--dev` and none configured, the kept one, made at the first start.
-pub(super) fn of(settings: &Settings) -> Result<Secret, Failure> {
+/// The configured secret; with `--dev` and none configured, the kept one, made at the first start. `None` where the key set
+/// of an issuer takes its place.
+pub(super) fn of(settings: &Settings) -> Result<Option<Secret>, Failure> {
     if let Some(secret) = settings.secret() {
-        return Ok(secret.clone());
+        return Ok(Some(secret.clone()));
     }
     if !settings.dev {
-        // The configuration's checks refuse this before.
-        return Err(Failure::config("no `auth.secret`"));
+        // The configuration's checks let this pass only beside `auth.jwks`.
+        return Ok(None);
     }
     let path = dev_secret_path(settings);
-    keep(&settings.data_dir, &path).map_err(|error| Failure::runtime(format!("{}: {error}", path.display())))
+    let kept = keep(&settings.data_dir, &path);
+    kept.map(Some).map_err(|error| Failure::runtime(format!("{}: {error}", path.display())))
 }
 
 fn keep(dir: &Path, path: &Path) -> io::Result<Secret> {

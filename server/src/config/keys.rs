@@ -266,7 +266,12 @@ mod tests {
             assert!(is_key || sections().iter().any(|section| section.name == name), "{name}");
         }
         let reloaded = |path: &str| find(path).is_some_and(|key| key.reloaded);
-        assert!(reloaded("auth.secret") && reloaded("limits.queue_ms_max") && reloaded("drain.secs"));
+        assert!(
+            reloaded("auth.secret")
+                && reloaded("auth.jwks")
+                && reloaded("limits.queue_ms_max")
+                && reloaded("drain.secs")
+        );
         assert!(!reloaded("limits.join_events_members_max") && !reloaded("http.addr") && !reloaded("shards"));
     }
 

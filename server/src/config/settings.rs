@@ -4,6 +4,8 @@ use super::layers::{Layers, Problems};
 use super::secret::Secret;
 use super::types::{Config, LimitsSection};
 use super::{bus, cql};
+use crate::auth::Source;
+use crate::auth::source::Reader;
 use crate::auth::token::SECRET_BYTES_MIN;
 use crate::bus::redis::RedisConfig;
 use roomwire_engine::network::Network;
@@ -75,6 +77,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// `bus.redis.*`, where it is the bus.
     pub redis: Option<RedisConfig>,
+    /// `auth.jwks`, where it is set.
+    pub jwks: Option<Source>,
     /// The cores to pin to.
     pub cpus: Vec<usize>,
     /// See [`Host::has_tables`].
@@ -115,6 +119,7 @@ impl Settings {
         check_addresses(listen, http, dev, &mut problems);
         check_names(&config, &mut problems);
         check_secrets(&config, wants_secret, &mut problems);
+        let jwks = key_set(&config, &mut problems);
         check_limits(&config, &mut problems);
         cql::check(&config, &mut problems);
         check_connections(&config, &layers, host, shards, &mut problems);
@@ -136,6 +141,7 @@ impl Settings {
             node: config.node.id.clone().unwrap_or_default(),
             data_dir: PathBuf::from(&config.data.dir),
             redis,
+            jwks,
             cpus: host.cpus.clone(),
             has_tables: host.has_tables,
             dev,
@@ -145,7 +151,7 @@ impl Settings {
         })
     }
 
-    /// `auth.secret`; in `--dev` boot puts one there.
+    /// `auth.secret`; in `--dev` boot makes one where there is none.
     #[must_use]
     pub fn secret(&self) -> Option<&Secret> {
         self.config.auth.secret.as_ref()
@@ -285,9 +291,15 @@ fn check_names(config: &Config, problems: &mut Problems) {
 fn check_secrets(config: &Config, wants_secret: bool, problems: &mut Problems) {
     match &config.auth.secret {
         None if !wants_secret => {}
+        None if config.auth.jwks.is_some() => {
+            if config.auth.second_secret.is_some() {
+                problems.0.push("`auth.second_secret` is set, but `auth.secret` is not".to_owned());
+            }
+        }
         None => problems.0.push(
             "no `auth.secret`: set JWT_SECRET or ROOMWIRE_AUTH__SECRET to the secret that your tokens are signed with; \
-             make one with `openssl rand -base64 48`, or try Roomwire locally with `roomwire serve --dev`"
+             make one with `openssl rand -base64 48`, or name your issuer's key set with `auth.jwks`, or try Roomwire locally \
+             with `roomwire serve --dev`"
                 .to_owned(),
         ),
         Some(secret) if secret.expose().len() < SECRET_BYTES_MIN => problems.0.push(format!(
@@ -302,6 +314,20 @@ fn check_secrets(config: &Config, wants_secret: bool, problems: &mut Problems) {
     if config.http.key.as_ref().is_some_and(|key| key.expose().len() < 16) {
         problems.0.push("`http.key` needs 16 bytes or more; make one with `openssl rand -hex 24`".to_owned());
     }
+}
+
+/// The key set. A file must be there and right; what is at an address is asked when the node starts.
+fn key_set(config: &Config, problems: &mut Problems) -> Option<Source> {
+    let source = Source::of(&config.auth).unwrap_or_else(|problem| {
+        problems.0.push(problem);
+        None
+    });
+    if let Some(file @ Source::File(_)) = &source
+        && let Err(why) = Reader::new(file.clone()).and_then(|mut reader| reader.read())
+    {
+        problems.0.push(format!("`auth.jwks`: {why}"));
+    }
+    source
 }
 
 /// Where 0 means no limit, it counts as more than any number.

@@ -36,6 +36,24 @@ fn without_a_secret_it_says_how_to_make_one() {
 }
 
 #[test]
+fn a_key_set_stands_in_the_place_of_a_secret_or_beside_it() {
+    let url = "auth.jwks=https://issuer.example/jwks";
+    let settings = resolve(&[url], false).expect("no secret is needed");
+    assert!(settings.secret().is_none() && settings.jwks.is_some());
+    assert!(resolve(&[url, SECRET], false).is_ok_and(|settings| settings.secret().is_some()));
+    assert!(resolve(&[SECRET], false).is_ok_and(|settings| settings.jwks.is_none()));
+    assert!(
+        problem(&[url, "auth.second_secret=0123456789abcdef0123456789abcdef"], false).contains("`auth.secret` is not")
+    );
+    assert!(problem(&[url, "auth.secret=short"], false).contains("has 5 bytes"));
+    let missing = problem(&["auth.jwks=/nowhere/jwks.json"], false);
+    assert!(
+        missing.lines().count() == 1 && missing.contains("`auth.jwks`: /nowhere/jwks.json: No such file"),
+        "{missing}"
+    );
+}
+
+#[test]
 fn a_local_trial_needs_no_secret_and_stays_on_loopback() {
     let settings = resolve(&[], true).expect("dev needs nothing");
     assert_eq!(settings.listen.to_string(), "127.0.0.1:8080");
@@ -64,6 +82,9 @@ fn limits_that_contradict_each_other_are_refused() {
         (&["log.level=a=b=c"], "log.level"),
         (&["http.key=short"], "http.key"),
         (&["auth.issuer="], "auth.issuer"),
+        (&["auth.jwks="], "auth.jwks"),
+        (&["auth.jwks=http://issuer.example/jwks"], "must begin with https://"),
+        (&["auth.jwks_ca_file=/etc/ca.pem"], "auth.jwks_ca_file"),
     ] {
         let mut all = vec![SECRET];
         all.extend(set);

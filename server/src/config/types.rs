@@ -175,6 +175,12 @@ pub struct Auth {
     pub secret: Option<Secret>,
     /// A second secret that counts as well: while the secret is changed, the old one or the next one.
     pub second_secret: Option<Secret>,
+    /// The key set of an issuer (JWKS) whose tokens count, beside those of `auth.secret` or in their place: a file, read at
+    /// the start and at a reload, or an `https://` address (`http://` on loopback), fetched again when its `Cache-Control` says,
+    /// after 1 to 15 minutes, and when a token names a key that is not known, at most once a minute.
+    pub jwks: Option<String>,
+    /// A PEM file with the certificate authority of the address in `auth.jwks`. Unset: those that this machine trusts.
+    pub jwks_ca_file: Option<String>,
     /// Whether a token must say when it expires.
     pub require_exp: bool,
     /// What a client with a bad token gets: `close` upgrades and closes with 1008, which a browser can read; `http` answers 401.
@@ -193,6 +199,8 @@ impl Default for Auth {
         Auth {
             secret: None,
             second_secret: None,
+            jwks: None,
+            jwks_ca_file: None,
             require_exp: true,
             reject: Reject::Close,
             issuer: None,

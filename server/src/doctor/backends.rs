@@ -1,12 +1,14 @@
-//! What is elsewhere: Redis and Cassandra, as far as the configuration names them.
+//! What is elsewhere: Redis, Cassandra and the issuer's key set, as far as the configuration names them.
 
 use super::Finding;
+use crate::auth::Source;
+use crate::auth::source::{Found, Reader};
 use crate::boot::cql_config;
 use crate::bus::redis::examine::{self as redis, Examined as Redis};
 use crate::config::Settings;
 use crate::config::types::StoreKind;
 use crate::store::cql::examine::{self as cql, Examined as Cql};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A round trip to Redis that takes longer than this shows: a message needs two.
 const REDIS_SLOW: Duration = Duration::from_millis(2);
@@ -19,7 +21,7 @@ const SUBSCRIBER_BYTES_MIN: u64 = 64 << 20;
 /// What is left of Redis' memory, in parts, before it is said.
 const MEMORY_PART_LEFT: u64 = 5;
 
-/// Looks at both.
+/// Looks at all.
 pub(super) fn examine(settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(config) = &settings.redis {
@@ -44,7 +46,28 @@ pub(super) fn examine(settings: &Settings) -> Vec<Finding> {
             )),
         }
     }
+    findings.extend(settings.jwks.as_ref().map(key_set));
     findings
+}
+
+fn key_set(source: &Source) -> Finding {
+    let began = Instant::now();
+    match Reader::new(source.clone()).and_then(|mut reader| reader.read()) {
+        Ok(Found::Set(set, _)) => {
+            let skipped = set.skipped();
+            let unused = if skipped.is_empty() { String::new() } else { format!("; not used: {}", skipped.join("; ")) };
+            let took = millis(began.elapsed());
+            Finding::fine("key set", format!("{} keys from {source} in {took:.0} ms{unused}", set.len()))
+        }
+        // Only a reader that has read before is told this.
+        Ok(Found::Unchanged(_)) => Finding::unknown("key set", format!("{source}: unchanged")),
+        Err(why) => Finding::fails(
+            "key set",
+            why,
+            "every client with a token of this issuer: the node starts, and refuses them",
+            "as the line says; see docs/operations.md, Keys of an issuer",
+        ),
+    }
 }
 
 fn millis(duration: Duration) -> f64 {

@@ -24,11 +24,13 @@ pub(super) async fn live(app: State<App>) -> Result<Response, Problem> {
 /// `GET /readyz`: whether new clients should come here.
 pub(super) async fn ready(app: State<App>) -> Result<Response, Problem> {
     let figures = figures(&app).await?;
-    let (ready, answer) = readiness(&figures, app.policy().ready_requires_backends);
+    let policy = app.policy();
+    let keys = policy.jwks.as_ref().and_then(|jwks| jwks.trouble());
+    let (ready, answer) = readiness(&figures, keys.as_deref(), policy.ready_requires_backends);
     Ok(json_answer(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &answer))
 }
 
-fn readiness(figures: &NodeFigures, requires_backends: bool) -> (bool, Value) {
+fn readiness(figures: &NodeFigures, keys: Option<&str>, requires_backends: bool) -> (bool, Value) {
     let silent = silent_shards(figures);
     let store = match &figures.store.state {
         StoreState::Healthy if figures.bridge.store_degraded_now => Some("the store answers late or not at all"),
@@ -40,7 +42,7 @@ fn readiness(figures: &NodeFigures, requires_backends: bool) -> (bool, Value) {
         BusState::Healthy => None,
         BusState::Degraded(cause) => Some(&**cause),
     };
-    let is_degraded = store.is_some() || bus.is_some();
+    let is_degraded = store.is_some() || bus.is_some() || keys.is_some();
     let ready = figures.phase == Phase::Running && silent.is_empty() && !(is_degraded && requires_backends);
     let status = match figures.phase {
         Phase::Running if !silent.is_empty() => "stuck",
@@ -53,7 +55,7 @@ fn readiness(figures: &NodeFigures, requires_backends: bool) -> (bool, Value) {
         Some(cause) => json!({ "status": "degraded", "cause": cause }),
     };
     let shards = json!({ "status": if silent.is_empty() { "ok" } else { "silent" }, "silent": silent });
-    let checks = json!({ "shards": shards, "store": backend(store), "bus": backend(bus) });
+    let checks = json!({ "shards": shards, "store": backend(store), "bus": backend(bus), "keys": backend(keys) });
     (ready, json!({ "status": status, "checks": checks }))
 }
 

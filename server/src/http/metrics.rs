@@ -4,6 +4,7 @@ use super::answer::Problem;
 use super::capacity::Capacity;
 use super::stats::fanout;
 use super::{App, figures};
+use crate::auth::KeyFigures;
 use crate::bridge::NodeFigures;
 use crate::bus::BusState;
 use crate::store::StoreState;
@@ -35,6 +36,7 @@ pub(super) async fn metrics(app: State<App>) -> Result<Response, Problem> {
     registry.register_collector(Box::new(Scrape {
         figures,
         capacity,
+        keys: app.policy().jwks.as_ref().map(|jwks| jwks.figures()).unwrap_or_default(),
         version: app.config.version,
         node: app.config.node.to_string(),
     }));
@@ -49,6 +51,7 @@ pub(super) async fn metrics(app: State<App>) -> Result<Response, Problem> {
 struct Scrape {
     figures: Box<NodeFigures>,
     capacity: Capacity,
+    keys: KeyFigures,
     version: &'static str,
     node: String,
 }
@@ -128,6 +131,7 @@ impl Collector for Scrape {
             .encode_gauge(&1i64)?;
         self.capacity(&mut writer)?;
         self.reloads(&mut writer)?;
+        self.keys(&mut writer)?;
         self.connections(&mut writer)?;
         self.reasons(&mut writer)?;
         self.shards(&mut writer)?;
@@ -167,6 +171,18 @@ impl Scrape {
         writer.gauge("config_reload_refused", help, u64::from(reloads.refused_now))?;
         let help = "Keys that have changed on disk and wait for a restart";
         writer.gauge("config_restart_keys", help, reloads.restart_keys_now)
+    }
+
+    fn keys(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let keys = &self.keys;
+        writer.gauge("auth_jwks_keys", "Keys of the issuer in use", keys.keys_now)?;
+        let help = "1 while the last fetch of the key set failed";
+        writer.gauge("auth_jwks_failing", help, u64::from(keys.failing_now))?;
+        let results = [("read", keys.read_total), ("unchanged", keys.unchanged_total), ("failed", keys.failed_total)];
+        let series = results.into_iter().map(|(result, count)| (vec![("result", result)], count));
+        writer.counters("auth_jwks_reads", "Times that the key set was read or fetched", series)?;
+        let help = "Tokens that named a key which is not known";
+        writer.counter("auth_jwks_unknown_kids", help, keys.unknown_kids_total)
     }
 
     fn connections(&self, writer: &mut Writer<'_>) -> fmt::Result {

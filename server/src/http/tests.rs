@@ -34,7 +34,8 @@ struct Node {
 }
 
 fn with_policy(change: impl FnOnce(&mut HttpPolicy)) -> Arc<ArcSwap<HttpPolicy>> {
-    let mut policy = HttpPolicy { key: Some(Arc::from(KEY)), ready_requires_backends: false, content_bytes_max: 1_000 };
+    let mut policy =
+        HttpPolicy { key: Some(Arc::from(KEY)), ready_requires_backends: false, content_bytes_max: 1_000, jwks: None };
     change(&mut policy);
     Arc::new(ArcSwap::from_pointee(policy))
 }
@@ -382,6 +383,8 @@ fn metrics_are_summed_and_their_names_are_right() {
             "roomwire_shard_busy_ratio{shard=\"1\"} 0.0",
             "roomwire_bridge_published_total 7",
             "roomwire_store_degraded 0",
+            "roomwire_auth_jwks_keys 0",
+            "roomwire_auth_jwks_reads_total{result=\"failed\"} 0",
             "roomwire_build_info{version=\"1.2.3\",node=\"n1\"} 1",
             "roomwire_fanout_seconds_bucket{le=\"0.00025\"} 0",
             "roomwire_fanout_seconds_bucket{le=\"0.0005\"} 2",
