@@ -1,7 +1,8 @@
-# A storm of clients for scripts/storm: all connect to port 8080 at once and ask for the upgrade. BETWEEN is a shell command for when all have knocked. Prints what
-# became of them. Perl, since every Debian has it; epoll by its numbers (x86-64), since select takes longer the more there are.
+# A storm of clients for scripts/storm and `scripts/vm storm`: all connect to port 8080 at once and ask for the upgrade. BETWEEN is a shell command for when all
+# have knocked. Prints what became of them. With ROOM those that get in join it, which asks for its history, and stay for HOLD_SECS more without reading a byte.
+# Perl, since every Debian has it; epoll by its numbers (x86-64), since select takes longer the more there are.
 #
-#   perl storm.pl COUNT TOKEN PATIENCE_SECS [BETWEEN]
+#   perl storm.pl COUNT TOKEN PATIENCE_SECS [BETWEEN [ROOM HOLD_SECS]]
 use strict;
 use warnings;
 use Socket;
@@ -9,7 +10,7 @@ use Errno qw(EINPROGRESS);
 use Fcntl;
 use Time::HiRes qw(time);
 
-my ($count, $token, $patience, $between) = @ARGV;
+my ($count, $token, $patience, $between, $room, $hold) = @ARGV;
 my $server = pack_sockaddr_in(8080, inet_aton('127.0.0.1'));
 my ($EPOLL_WAIT, $EPOLL_CTL, $EPOLL_CREATE) = (232, 233, 291);
 my ($ADD, $DEL, $MOD, $IN, $OUT) = (1, 2, 3, 1, 4);
@@ -35,6 +36,7 @@ while (%socket && time - $began < $patience) {
   act(unpack 'x4L', substr $events, 12 * $_, 12) for 0 .. $ready - 1;
 }
 printf "%d upgraded, %d refused, %d reset, %d unanswered; the last one in after %.1f s\n", @told{qw(upgraded refused reset)}, scalar keys %socket, $slowest;
+sleep $hold if $hold;
 
 sub watch {
   my ($what, $at, $events) = @_;
@@ -65,5 +67,13 @@ sub done {
   my $socket = delete $socket{$at};
   return if $what ne 'upgraded';
   push @in, $socket;
+  join_room($socket) if $room;
   $slowest = time - $began;
+}
+
+# A text frame, masked with zeros.
+sub join_room {
+  my ($socket) = @_;
+  my $text = qq({"type":"join_room","roomId":"$room"});
+  syswrite $socket, pack('CCN', 0x81, 0x80 | length $text, 0) . $text;
 }
