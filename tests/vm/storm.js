@@ -8,7 +8,7 @@ import { parseArgs } from 'node:util';
 import WebSocket from 'ws';
 import { until } from '../cluster.js';
 import { sleep } from '../server.js';
-import { Knocker } from '../knock.js';
+import { knocked } from './chat.js';
 import { clientPort, inside, lastWords, must, put, token } from './lab.js';
 import { fail, keepReport, runSteps } from './steps.js';
 
@@ -62,21 +62,22 @@ async function backlog() {
 async function memory() {
   await restart();
   await must('dmesg -C; rm -f /run/storm.log');
-  const [[line, pages, knocker], [pressures], counts] = await rise(['TCPMemoryPressures', 'TCPAbortOnMemory', 'PruneCalled', 'TCPRcvQDrop'], async () => {
+  let pages = 0;
+  const [[line, { refusals, said }], [pressures], counts] = await rise(['TCPMemoryPressures', 'TCPAbortOnMemory', 'PruneCalled', 'TCPRcvQDrop'], async () => {
     await must(`(${storm(READERS, `true ${ROOM} ${HOLD_SECS}`)}) </dev/null >/run/storm.log 2>&1 &`);
     if (await until(async () => (await inside('cat /run/storm.log')).out !== '', PATIENCE_SECS * 1_000, 500) === null) fail('the storm does not come in');
     await sleep(5_000);
-    const newcomers = new Knocker(url, 4);
-    await sleep(10_000);
-    const held = Number(await must("awk '$1 == \"TCP:\" {print $11}' /proc/net/sockstat"));
-    await newcomers.end();
-    return [await must('cat /run/storm.log; while pgrep -x perl >/dev/null; do sleep 1; done'), held, newcomers];
+    const others = await knocked(secret, 4, async () => {
+      await sleep(10_000);
+      pages = Number(await must("awk '$1 == \"TCP:\" {print $11}' /proc/net/sockstat"));
+    });
+    return [await must('cat /run/storm.log; while pgrep -x perl >/dev/null; do sleep 1; done'), others];
   });
   const tcpMem = (await must('sysctl -n net.ipv4.tcp_mem')).split(/\s+/).map((count) => Math.round(count / 256));
   const full = Number(await must("dmesg | grep -c 'TCP: out of memory'; true"));
   return {
-    pressures, full, refusals: knocker.refusals,
-    said: `tcp_mem ${tcpMem.join(', ')} MiB, ${READERS} clients with ${Math.round(PAGE * CONTENT_BYTES / 1024)} KiB of history each to read: ${line}; TCP held ${Math.round(pages / 256)} MiB; ${counts}; "TCP: out of memory" in dmesg: ${full}; others meanwhile: ${knocker.greeted} greeted, slowest ${Math.round(knocker.slowestMs)} ms, refused ${JSON.stringify(knocker.refused)}`,
+    pressures, full, refusals,
+    said: `tcp_mem ${tcpMem.join(', ')} MiB, ${READERS} clients with ${Math.round(PAGE * CONTENT_BYTES / 1024)} KiB of history each to read: ${line}; TCP held ${Math.round(pages / 256)} MiB; ${counts}; "TCP: out of memory" in dmesg: ${full}; others meanwhile: ${said}`,
   };
 }
 
